@@ -1,0 +1,100 @@
+"""A program compiled by Numba into one pass over memory.
+
+- Compiled once for a generated source, and kept: another learning rate, or optimizer, compiles
+  nothing. The machine code is kept on disk where there is a place for it.
+- Numba is imported, and its compiler started, by the first step that needs it, not before.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..program import Program
+from .plan import Table
+from .source import numba_source
+
+#: Elements of a chunk at most, and at least where there are as many. Long ones are read faster (16
+#: million float32 by a tenth faster in chunks of 65536 than of 16384), short ones end together.
+CHUNK, SHORT = 1 << 16, 1 << 13
+
+
+@cache
+def missing() -> str | None:
+    """Why Numba cannot be used, or None."""
+    try:
+        import_module("numba")
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "numba":
+            return "pip install numba for one compiled pass"
+        return f"numba cannot be imported: {error}"  # such as one made for another NumPy
+    return None
+
+
+def threads() -> int:
+    """How many threads a step may use now."""
+    from . import threads as helpers
+
+    return helpers.threads()
+
+
+class Kernel:
+    """The kernel of a program in a compute dtype."""
+
+    chunk = CHUNK
+
+    def longest(self, elements: int) -> int:
+        """The length of a chunk in a call for so many elements."""
+        return min(self.chunk, max(SHORT, elements // 64 // 1024 * 1024))
+
+    def __init__(self, program: Program, compute: str) -> None:
+        self._run = _kernel(program, compute)
+        self._format = struct.Struct(
+            f"{len(program.scalars)}{'d' if compute == 'float64' else 'f'}"
+        )
+
+    def bind(self, table: Table) -> Callable[[Sequence[float]], None]:
+        """What runs the kernel over a table, given the scalars."""
+        from .threads import work
+
+        run, pack = self._run, self._format.pack_into
+        scalars = np.zeros(1 + self._format.size // 8, np.float64)
+        held = (table.addresses, table.chunks, table.tasks, scalars)
+        job = np.array([x.ctypes.data for x in held] + [len(table.lengths), len(table.tasks) - 1])
+        address, elements, room = job.ctypes.data, table.elements, scalars.data
+
+        def launch(values: Sequence[float], keep: object = (held, job)) -> None:
+            pack(room, 0, *values)
+            work(run, address, elements)
+
+        return launch
+
+
+_lock = threading.Lock()
+_kernels: dict[str, Any] = {}
+
+
+def _kernel(program: Program, compute: str) -> Any:
+    text = numba_source(program, compute, cache=True)
+    with _lock:
+        if text not in _kernels:
+            _kernels[text] = _compile(program, compute, text)
+        return _kernels[text]
+
+
+def _compile(program: Program, compute: str, text: str) -> Any:
+    from . import cache as files
+
+    try:
+        return files.module(text, Path(__file__).with_name("team.py").read_text()).run
+    except OSError:  # nothing can be written anywhere
+        scope: dict[str, Any] = {"__name__": __name__}
+        exec(numba_source(program, compute, cache=False), scope)
+        return scope["run"]

@@ -1,0 +1,158 @@
+"""Arrays in the host's memory that the CPU engine reads and writes where they lie: NumPy and torch.
+
+One class for each library, made for the leaves of one plan, with the same methods:
+
+- `refusal(leaf)` says why a parameter of this library cannot be written by address, or is None.
+- `addresses(grads)` are those of all gradients, in one tight pass, if every one can be read in
+  place; None otherwise, and each is then looked at on its own.
+- `readable(leaf, g)` says whether one gradient, already checked, can be read in place.
+- `view(g, axes)` is a gradient with its axes in another order, and `fill(out, g)` copies a part of
+  it into a line of reals, converting it.
+- `moved()` says whether a parameter lies elsewhere than when the plan was made.
+- `written(grads)` tells the library that parameters were written, those with a gradient.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from ctypes import addressof, c_char
+from functools import reduce
+from operator import or_
+from typing import Any, cast
+
+import numpy as np
+
+from .base import Leaf
+from .plan import Shape, alike, real_size
+
+
+class NumPy:
+    """NumPy arrays. The buffer protocol gives an address five times faster than
+    `__array_interface__` (0.2 us), and vouches for C order; it asks for arrays that can be
+    written, and others go the slower way."""
+
+    def __init__(self, leaves: Sequence[Leaf]) -> None:
+        self._shapes = [leaf.shape for leaf in leaves]
+        self._dtype = leaves[0].array.dtype
+        self._plain = all(leaf.array.flags.c_contiguous and leaf.array.size for leaf in leaves)
+        self._odd = real_size(leaves[0]) - 1
+
+    @staticmethod
+    def refusal(leaf: Leaf) -> str | None:
+        """None: what is accepted as a parameter can be written by address."""
+        return None
+
+    def addresses(self, grads: Sequence[Any]) -> list[int] | None:
+        """Those of all gradients, if each is like its parameter and in C order."""
+        if not self._plain:
+            return None
+        found, odd, dtype = [], 0, self._dtype
+        try:
+            for g, shape in zip(grads, self._shapes, strict=True):
+                if type(g) is not np.ndarray or g.dtype is not dtype or g.shape != shape:
+                    return None
+                address = addressof(_buffer(g))
+                odd |= address
+                found.append(address)
+        except (TypeError, ValueError, BufferError):  # cannot be written, or is in another order
+            return None
+        return None if odd & self._odd else found
+
+    def readable(self, leaf: Leaf, g: Any) -> bool:
+        """Whether its dtype, order and alignment are the parameter's."""
+        p = leaf.array
+        if not isinstance(g, np.ndarray) or g.dtype != p.dtype:  # a scalar has no lasting address
+            return False
+        return alike(leaf.shape, g.strides, p.strides) and g.flags.aligned
+
+    def view(self, g: Any, axes: Shape) -> Any:
+        """The same memory with its axes in this order."""
+        return np.asarray(g).transpose(axes)
+
+    def fill(self, out: Any, g: Any) -> None:
+        """Copy numbers, converted."""
+        out = out.view(np.result_type(out, np.complex64)) if g.dtype.kind == "c" else out
+        with np.errstate(all="ignore"):
+            out.reshape(g.shape)[...] = g
+
+    def moved(self) -> bool:
+        """No: an array has its memory for life."""
+        return False
+
+    def written(self, grads: Sequence[Any]) -> None:
+        """NumPy need not know."""
+
+
+_buffer = cast(Any, c_char.from_buffer)
+
+
+class Torch:
+    """torch CPU tensors, by way of their memory: autograd sees no operation, but learns that the
+    tensors have changed."""
+
+    def __init__(self, leaves: Sequence[Leaf]) -> None:
+        self._likes = [(x.dtype, x.shape, x.stride()) for x in (leaf.array for leaf in leaves)]
+        self._params = [leaf.array for leaf in leaves]
+        self._at = [x.data_ptr() for x in self._params]
+        self._odd = real_size(leaves[0]) - 1
+
+    @staticmethod
+    def refusal(leaf: Leaf) -> str | None:
+        """Why a tensor cannot be written by address, or None."""
+        x = leaf.array
+        if type(x) not in _tensors():
+            return f"{leaf.path!r} is a {type(x).__name__}, whose memory may not be its own"
+        if x.is_conj() or x.is_neg():
+            return f"{leaf.path!r} is a lazy conjugate or negative; call its resolve method"
+        return None
+
+    def addresses(self, grads: Sequence[Any]) -> list[int] | None:
+        """Those of all gradients, if each has its parameter's dtype, shape and strides."""
+        tensors, found = _tensors(), []
+        for g, (dtype, shape, stride) in zip(grads, self._likes, strict=True):
+            if type(g) not in tensors or g.dtype != dtype or g.shape != shape:
+                return None
+            if g.stride() != stride or g.device.type != "cpu" or g.is_conj() or g.is_neg():
+                return None
+            found.append(g.data_ptr())
+        return None if reduce(or_, found) & self._odd or 0 in found else found
+
+    def readable(self, leaf: Leaf, g: Any) -> bool:
+        """Whether its dtype, order and alignment are the parameter's, and its values its own."""
+        x = leaf.array
+        if type(g) not in _tensors() or g.dtype != x.dtype or g.is_conj() or g.is_neg():
+            return False
+        return alike(leaf.shape, g.stride(), x.stride()) and not g.data_ptr() & self._odd
+
+    def view(self, g: Any, axes: Shape) -> Any:
+        """The same memory with its axes in this order."""
+        return g.detach().permute(axes)
+
+    def fill(self, out: Any, g: Any) -> None:
+        """Copy numbers, converted."""
+        import torch
+
+        line = torch.from_numpy(out)
+        line = torch.view_as_complex(line.reshape(-1, 2)) if g.is_complex() else line
+        line.reshape(g.shape).copy_(g)
+
+    def moved(self) -> bool:
+        """Whether `p.data = x` has given a parameter other memory."""
+        return [x.data_ptr() for x in self._params] != self._at
+
+    def written(self, grads: Sequence[Any]) -> None:
+        """Let autograd know, so that a graph that still needs the old values says so."""
+        from torch.autograd.graph import increment_version
+
+        for x, g in zip(self._params, grads, strict=True):
+            if g is not None:
+                increment_version(x)
+
+
+def _tensors() -> tuple[type, ...]:
+    torch = sys.modules["torch"]
+    return torch.Tensor, torch.nn.Parameter
+
+
+HOSTS: dict[str, type[NumPy] | type[Torch]] = {"numpy": NumPy, "torch": Torch}

@@ -1,0 +1,130 @@
+"""The Numba source of a kernel, generated from a program.
+
+- One temporary for each operation, of the compute dtype, in the program's order: nothing is joined
+  or contracted (no fastmath), so each is rounded once, as NumPy rounds it.
+- `error_model="numpy"`: the default raises where something is divided by zero, which keeps LLVM
+  from using SIMD (13 times slower).
+- Each chunk is an array of its own, and its loop runs from 0: LLVM vectorises that, and not a range
+  in the middle of an array, whose indices may be negative (8 times slower).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..program import Instruction, Program
+
+_EXPRESSIONS = {
+    "add": "{0} + {1}",
+    "subtract": "{0} - {1}",
+    "multiply": "{0} * {1}",
+    "divide": "{0} / {1}",
+    "negative": "-{0}",
+    "abs": "abs({0})",
+    "sqrt": "sqrt({0})",
+    "sign": "real(1) if {0} > 0 else real(-1) if {0} < 0 else {0} + real(0)",
+    "maximum": "{0} if ({0} > {1}) | ({0} != {0}) else {1}",
+    "minimum": "{0} if ({0} < {1}) | ({0} != {0}) else {1}",
+}
+
+#: Where maximum and minimum take the first of two zeros, or the greater and the lesser.
+_FIRST = {
+    "maximum": "{0} if ({0} >= {1}) | ({0} != {0}) else {1}",
+    "minimum": "{0} if ({0} <= {1}) | ({0} != {0}) else {1}",
+}
+_ORDERED = {
+    "maximum": "{0} + {1} if ({0} == 0) & ({1} == 0) else " + _FIRST["maximum"],
+    "minimum": "-(-{0} - {1}) if ({0} == 0) & ({1} == 0) else " + _FIRST["minimum"],
+}
+
+_MODULE = '''\
+"""One pass over memory, generated from a rule."""
+
+from adam_any.engines import team
+from numba import carray, {real} as real, njit
+from numpy import sqrt
+
+
+@njit(error_model="numpy")
+def update({names}):
+    for i in range(p.size):
+        {body}
+
+
+@njit("void(int64, int64, int64, int64, int64)", error_model="numpy", nogil=True, cache={cache})
+def run(role, job, board, kernel, seats):
+    last = 0
+    if role == team.LEAD:
+        team.begin(board, kernel, job, seats)
+    while True:
+        if role == team.HELP:
+            last, job = team.join(board, kernel, last)
+            if job == 0:
+                return
+        word = carray(team.words(job), team.WORDS)
+        leaves = word[team.LEAVES]
+        address = carray(team.words(word[team.ADDRESSES]), ({arrays}, leaves))
+        chunk = carray(team.words(word[team.CHUNKS]), (1, 3))
+        task = carray(team.words(word[team.TASKS]), 1)
+        scalar = carray(team.{reals}(word[team.SCALARS]), {number})
+        mine = 0
+        while True:
+            if role != team.ALONE:
+                mine = team.add(board + team.NEXT, 1)
+            if mine >= word[team.NUMBER]:
+                break
+            for k in range(task[mine], task[mine + 1]):
+                leaf, start, n = chunk[k, 0], chunk[k, 1] * {size}, chunk[k, 2]
+                if address[0, leaf] != 0:
+                    update(
+                        {slices}
+                    )
+            mine += 1
+        if role != team.HELP:
+            break
+        team.leave(board)
+    if role == team.LEAD:
+        team.end(board)
+'''
+
+
+def numba_source(program: Program, compute: str, *, cache: bool) -> str:
+    """The text of a module whose `run` is the kernel of a program in a compute dtype."""
+    reals, size = ("doubles", 8) if compute == "float64" else ("floats", 4)
+    rows = ("p", "g", *program.state[1:])  # as update takes them; in the table g comes first
+    order = {name: row for row, name in enumerate(("g", *program.state))}
+    slices = [f"carray(team.{reals}(address[{order[x]}, leaf] + start), n)," for x in rows]
+    slices += [f"scalar[{i}]," for i in range(len(program.scalars))]
+    return _MODULE.format(
+        real=compute,
+        reals=reals,
+        size=size,
+        cache=cache,
+        names=", ".join((*rows, *program.scalars)),
+        number=len(program.scalars),
+        arrays=len(rows),
+        body="\n        ".join(_body(program)),
+        slices=("\n" + " " * 24).join(slices),
+    )
+
+
+def _body(program: Program) -> list[str]:
+    expressions = _EXPRESSIONS | _ties()
+    loads = [f"{name}_i = {name}[i]" for name in ("g", *program.state)]
+    local = {name: f"{name}_i" for name in ("g", *program.state)}
+
+    def line(it: Instruction) -> str:
+        operands = [local.get(name, name) for name in it.operands]
+        return f"{it.result} = {expressions[it.operation].format(*operands)}"
+
+    new = zip(program.state, program.outputs, strict=True)
+    stores = [f"{name}[i] = {local.get(result, result)}" for name, result in new]
+    return [*loads, *map(line, program.instructions), *stores]
+
+
+def _ties() -> dict[str, str]:
+    """How this NumPy chooses between +0 and -0: its SIMD decides, so it is asked."""
+    zeros = np.array([0.0] * 64, np.float32)
+    if np.signbit(np.maximum(zeros, -zeros)[0]):
+        return {}
+    return _FIRST if np.signbit(np.maximum(-zeros, zeros)[0]) else _ORDERED

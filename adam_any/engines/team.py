@@ -1,0 +1,153 @@
+"""How threads share the tasks of one kernel call: the part that Numba compiles.
+
+A leader opens a job on the board, does its tasks, and closes it. A helper that comes in time takes
+tasks, too: each is claimed by one atomic addition. Nobody waits for a helper that has not begun, so
+one that comes late, or never, costs nothing; the leader only waits for tasks in progress.
+
+A helper that has joined is counted before it looks whether the job is still open, and the leader
+waits for the count after it has closed the job: so no helper touches the memory of a job that has
+ended. After a job helpers look out for the next for about as long as waking them would take.
+
+This module imports Numba. It is compiled into each generated kernel, and is part of its cache key.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from llvmlite import ir
+from numba import int64, njit, types, void
+from numba.extending import intrinsic
+
+#: What a thread does in a kernel call.
+ALONE, LEAD, HELP = 0, 1, 2
+
+# A job: the addresses of a table's arrays and of the scalars, and how many leaves and tasks.
+ADDRESSES, CHUNKS, TASKS, SCALARS, LEAVES, NUMBER = range(6)
+WORDS = 6
+
+# The board: byte offsets of its words. Those that all threads write have cache lines of their own.
+OPEN, KERNEL, JOB, SEATS, COUNT, ACTIVE, NEXT = 0, 8, 16, 24, 32, 128, 256
+
+#: How often a helper looks for the next job before it sleeps: about 0.1 ms.
+PATIENCE = 4000
+
+#: LLVM's name for what leaves a core to its other hardware thread for a moment.
+_PAUSE = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}.get(platform.machine())
+
+
+def _word(context: Any, builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
+
+
+@intrinsic
+def words(typing: Any, address: Any) -> Any:
+    """The address of 64-bit integers, as a pointer."""
+    return _pointer(types.int64)
+
+
+@intrinsic
+def floats(typing: Any, address: Any) -> Any:
+    """The address of float32 numbers, as a pointer."""
+    return _pointer(types.float32)
+
+
+@intrinsic
+def doubles(typing: Any, address: Any) -> Any:
+    """The address of float64 numbers, as a pointer."""
+    return _pointer(types.float64)
+
+
+def _pointer(kind: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind)(int64), generate
+
+
+@intrinsic
+def load(typing: Any, address: Any) -> Any:
+    """Read a word that other threads write."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(_word(context, builder, args[0]), "seq_cst", 8)
+
+    return int64(int64), generate
+
+
+@intrinsic
+def store(typing: Any, address: Any, value: Any) -> Any:
+    """Write a word that other threads read."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], _word(context, builder, args[0]), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return void(int64, int64), generate
+
+
+@intrinsic
+def add(typing: Any, address: Any, value: Any) -> Any:
+    """Add to a word that other threads write, and return what it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = _word(context, builder, args[0])
+        return builder.atomic_rmw("add", word, args[1], "seq_cst")
+
+    return int64(int64, int64), generate
+
+
+@intrinsic
+def pause(typing: Any) -> Any:
+    """Wait for some tens of cycles."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if _PAUSE is not None:
+            module, kind = builder.module, ir.FunctionType(ir.VoidType(), [])
+            builder.call(module.globals.get(_PAUSE) or ir.Function(module, kind, _PAUSE), [])
+        return context.get_dummy_value()
+
+    return void(), generate
+
+
+@njit
+def begin(board: int, kernel: int, job: int, seats: int) -> None:
+    """Open a job for at most `seats` helpers."""
+    store(board + KERNEL, kernel)
+    store(board + JOB, job)
+    store(board + SEATS, seats)
+    store(board + NEXT, 0)
+    store(board + OPEN, add(board + COUNT, 1) + 1)
+
+
+@njit
+def end(board: int) -> None:
+    """Close the job, and wait until every helper has left it."""
+    store(board + OPEN, 0)
+    while load(board + ACTIVE) != 0:
+        pause()
+
+
+@njit
+def join(board: int, kernel: int, last: int) -> Any:
+    """Wait for a job of this kernel other than the last; its number and address, or zeros if there
+    is none for a while, or one for another kernel."""
+    for _ in range(PATIENCE):
+        number = load(board + OPEN)
+        if number == 0 or number == last:
+            pause()
+            continue
+        if load(board + KERNEL) != kernel:
+            break
+        if add(board + ACTIVE, 1) < load(board + SEATS) and load(board + OPEN) == number:
+            return number, load(board + JOB)
+        leave(board)
+        last = number
+    return 0, 0
+
+
+@njit
+def leave(board: int) -> None:
+    """End a helper's part in a job."""
+    add(board + ACTIVE, -1)
