@@ -1,0 +1,244 @@
+"""The kinds of array that people hold: what is written, what is replaced, what overlaps."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adam_any import Adam
+
+from . import oracle
+from .conftest import as_bytes
+from .libraries import EPS, Lib
+
+
+def stepped(p: Any, g: Any, steps: int = 3) -> Any:
+    opt = Adam(p, lr=0.1)
+    for _ in range(steps):
+        out = opt.step(g)
+    return out
+
+
+WANT = oracle.run(1.0, [2.0] * 3, lr=0.1)[-1].p
+
+
+def test_writable_arrays_come_back_as_the_same_objects(xp: Lib) -> None:
+    for dtype in xp.dtypes:
+        p = xp.array([1.0, -1.0], dtype)
+        before = xp.numpy(p).copy()
+        opt = Adam({"w": p}, lr=0.5, engine=xp.engine)
+        out = opt.step({"w": xp.array([1.0, 2.0], dtype)})["w"]
+        assert (out is p) is xp.in_place
+        assert not np.array_equal(xp.numpy(out), before)
+        assert np.array_equal(xp.numpy(p), before) is not xp.in_place
+
+
+def test_containers_are_new_and_the_users_is_not_changed(xp: Lib) -> None:
+    p = xp.array([1.0])
+    tree = {"a": [p]}
+    out = Adam(tree, engine=xp.engine).step({"a": [xp.array([1.0])]})
+    assert out is not tree and out["a"] is not tree["a"]
+    assert tree["a"][0] is p
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
+def test_read_only_arrays_are_replaced(dtype: str) -> None:
+    p = np.full(3, 1.0, dtype=dtype)
+    p.flags.writeable = False
+    out = stepped(p, np.full(3, 2.0, dtype=dtype))
+    assert type(out) is np.ndarray and out is not p and out.dtype == p.dtype
+    assert np.array_equal(p, np.ones(3))
+    assert np.real(out) == pytest.approx(WANT, rel=4 * 2.0**-10)
+
+
+def test_broadcast_views_are_read_only_and_replaced() -> None:
+    out = stepped(np.broadcast_to(np.ones(1), 3), np.full(3, 2.0))
+    assert out == pytest.approx(np.full(3, WANT), rel=8 * EPS["float64"])
+
+
+def test_memory_mapped_files_are_updated_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "volume"
+    np.ones(4, np.float32).tofile(path)
+    p = np.memmap(path, dtype=np.float32, mode="r+")
+    out = stepped(p, np.full(4, 2.0, np.float32))
+    assert out is p
+    p.flush()
+    assert np.fromfile(path, np.float32) == pytest.approx(WANT, rel=16 * EPS["float32"])
+    again = np.memmap(path, dtype=np.float32, mode="r")
+    assert stepped(again, np.memmap(path, dtype=np.float32, mode="r")) is not again
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.complex64, np.complex128])
+def test_numpy_scalars_are_replaced_by_their_kind(kind: Any) -> None:
+    out = stepped(kind(1), kind(2))
+    assert type(out) is kind
+    assert np.real(out) == pytest.approx(WANT, rel=4 * 2.0**-10)
+
+
+def test_python_floats_are_replaced_by_floats() -> None:
+    out = stepped({"x": 1.0, "y": [1.0]}, {"x": 2.0, "y": [np.float64(2.0)]})
+    assert type(out["x"]) is float and type(out["y"][0]) is float
+    assert out["x"] == out["y"][0] == pytest.approx(WANT, rel=8 * EPS["float64"])
+
+
+@pytest.mark.parametrize("bad", [1, True, 1j, "1"], ids=repr)
+def test_other_python_scalars_are_refused(bad: Any) -> None:
+    with pytest.raises(TypeError, match=r"'x': the parameter is .*a Python float"):
+        Adam({"x": bad})
+
+
+def test_0d_arrays_stay_arrays(xp: Lib) -> None:
+    for dtype in xp.dtypes:
+        opt = Adam(xp.array(1.0, dtype), lr=0.1, engine=xp.engine)
+        for _ in range(3):
+            out = opt.step(xp.array(2.0, dtype))
+        xp.check(out, dtype, ())
+        assert not isinstance(out, np.generic)
+        assert np.real(xp.numpy(out)) == pytest.approx(WANT, abs=4 * EPS[dtype])
+
+
+def test_0d_gradients_may_be_numpy_scalars() -> None:
+    p = np.array(1.0)
+    out = Adam(p, lr=0.1).step(2 * p - 2.5)
+    assert out is p and p == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+@pytest.mark.parametrize("orders", ["CF", "FC", "FF"])
+def test_memory_order_changes_nothing(dtype: str, orders: str) -> None:
+    rng = np.random.default_rng(0)
+    p, g = (rng.normal(size=(3, 4, 2)).astype(dtype) for _ in range(2))
+    a, b = np.array(p, order=orders[0]), np.array(g, order=orders[1])
+    out = stepped(a, b)
+    assert out is a and a.flags[orders[0] + "_CONTIGUOUS"]
+    assert as_bytes(out) == as_bytes(stepped(p, g))
+
+
+def test_torch_parameters_are_written_outside_the_graph(torch_: Any) -> None:
+    w = torch_.nn.Parameter(torch_.ones(3))
+    loss = (w**2).sum()
+    loss.backward()
+    out = Adam([w], lr=0.1).step([w.grad])[0]
+    assert out is w and w.requires_grad and w.is_leaf
+    assert torch_.allclose(w.detach(), torch_.tensor(0.9), atol=1e-6)
+    assert torch_.equal(w.grad, torch_.full((3,), 2.0))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss2 = (w**2).sum()
+        Adam([w]).step([w.grad])
+        loss2.backward()
+
+
+def test_torch_views_conjugates_and_inference_tensors(torch_: Any) -> None:
+    z = torch_.tensor([1 + 1j, 2 - 1j]).conj()
+    g = torch_.tensor([1 + 1j, 1 + 1j]).conj()
+    assert z.is_conj() and g.is_conj()
+    out = Adam(z, lr=0.1).step(g)
+    assert out is z
+    assert np.asarray(out.resolve_conj()) == pytest.approx([0.9 - 0.9j, 1.9 + 1.1j], abs=1e-6)
+    with torch_.inference_mode():
+        frozen = torch_.ones(2)
+    out = Adam(frozen, lr=0.1).step(torch_.ones(2))
+    assert out is not frozen and frozen.tolist() == [1.0, 1.0]
+    assert out.tolist() == pytest.approx([0.9, 0.9])
+
+
+def test_torch_sparse_is_refused(torch_: Any) -> None:
+    w = torch_.ones(3)
+    opt = Adam({"w": w})
+    with pytest.raises(TypeError, match=r"'w': the gradient has layout torch.sparse_coo"):
+        opt.step({"w": torch_.ones(3).to_sparse()})
+    with pytest.raises(TypeError, match=r"'w': the parameter has layout torch.sparse_coo"):
+        Adam({"w": torch_.ones(3).to_sparse()})
+
+
+# Overlapping memory ------------------------------------------------------------------------------
+
+
+def test_leaves_that_share_an_element_are_refused(xp: Lib) -> None:
+    if not xp.in_place:
+        p = xp.array([1.0, 2.0])
+        out = Adam({"a": p, "b": p}, engine=xp.engine).step({"a": p, "b": p})
+        assert as_bytes(out["a"]) == as_bytes(out["b"])
+        return
+    base = xp.array(np.ones((4, 4)))
+    Adam({"a": base[:, 0], "b": base[:, 1], "c": base[0:0, 2]}, engine=xp.engine)
+    for other in (base, base[0, ...], base[3:, 3], base.T):
+        with pytest.raises(ValueError, match=r"'b': shares memory with 'a'|'a': shares memory"):
+            Adam({"a": base[:, 0:4], "b": other}, engine=xp.engine)
+    opt = Adam({"a": base[:, 0], "b": base[:, 1]}, engine=xp.engine)
+    with pytest.raises(ValueError, match="shares memory"):
+        opt.params = {"a": base[:, 0], "b": base[:, 0]}
+    assert as_bytes(opt.params["b"]) == as_bytes(base[:, 1])
+
+
+def test_interleaved_columns_step_like_separate_arrays() -> None:
+    base = np.arange(12.0).reshape(3, 4)
+    columns = {str(i): base[:, i] for i in range(4)}
+    alone = {name: x.copy() for name, x in columns.items()}
+    grads = {name: np.full(3, 1.0 + int(name)) for name in columns}
+    opt, want = Adam(columns, lr=0.1), Adam(alone, lr=0.1)
+    for _ in range(3):
+        opt.step(grads)
+        want.step(grads)
+    assert as_bytes(base) == as_bytes(np.stack([want.params[name] for name in columns], axis=1))
+
+
+def test_a_read_only_view_of_a_written_leaf_is_refused() -> None:
+    base = np.ones(4)
+    view = base[1:]
+    view.flags.writeable = False
+    with pytest.raises(ValueError, match="shares memory"):
+        Adam([base, view])
+
+
+def test_read_only_leaves_may_share_memory() -> None:
+    base = np.ones(3)
+    base.flags.writeable = False
+    out = stepped([base, base[:2]], [np.full(3, 2.0), np.full(2, 2.0)])
+    assert out[0].tolist() == pytest.approx([WANT] * 3) and out[1].tolist() == out[0][:2].tolist()
+
+
+def test_a_gradient_may_be_its_own_parameter(xp: Lib) -> None:
+    p = xp.array([1.0, -2.0, 3.0])
+    want = Adam(xp.array([1.0, -2.0, 3.0]), engine=xp.engine).step(xp.array([1.0, -2.0, 3.0]))
+    assert as_bytes(Adam(p, engine=xp.engine).step(p)) == as_bytes(want)
+
+
+def test_gradients_in_written_memory_are_read_first(xp: Lib) -> None:
+    values = np.linspace(-1, 1, 12)
+    base, safe = xp.array(values), xp.array(values)
+    tree = {"a": base[0:5], "b": base[6:11]}
+    separate = {"a": xp.array(values[0:5]), "b": xp.array(values[6:11])}
+    opt, want = (Adam(t, lr=0.1, engine=xp.engine) for t in (tree, separate))
+    # b's memory as a's gradient and the reverse, and each shifted over its own.
+    for a, b in ((slice(6, 11), slice(0, 5)), (slice(1, 6), slice(5, 10))):
+        out = opt.step({"a": base[a], "b": base[b]})
+        ref = want.step({"a": xp.array(xp.numpy(safe)[a]), "b": xp.array(xp.numpy(safe)[b])})
+        assert as_bytes(out["a"]) == as_bytes(ref["a"])
+        assert as_bytes(out["b"]) == as_bytes(ref["b"])
+        if xp.in_place:
+            safe = xp.array(xp.numpy(base))
+
+
+def test_infinities_and_nans_stay_where_they_are(xp: Lib) -> None:
+    opt = Adam(xp.array([1.0, 1.0, 1.0]), lr=0.1, engine=xp.engine)
+    out = xp.numpy(opt.step(xp.array([math.nan, 2.0, math.inf])))
+    assert np.isnan(out[0]) and np.isnan(out[2]) and out[1] == pytest.approx(0.9)
+
+
+def test_an_overflowing_square_freezes_then_spoils_only_its_element(xp: Lib) -> None:
+    opt = Adam(xp.array([1.0, 1.0], "float32"), lr=0.1, engine=xp.engine)
+    opt.step(xp.array([1e30, 1.0], "float32"))
+    out = xp.numpy(opt.step(xp.array([1.0, 1.0], "float32")))
+    assert np.isnan(out[0]) and out[1] == pytest.approx(0.8, rel=1e-6)
+
+
+def test_subnormal_moments_do_no_harm(xp: Lib) -> None:
+    opt = Adam(xp.array([1.0], "float32"), lr=0.1, engine=xp.engine)
+    for g in (1e-22, 0.0, 0.0):
+        out = opt.step(xp.array([g], "float32"))
+    assert np.isfinite(xp.numpy(out)).all()

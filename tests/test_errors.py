@@ -1,0 +1,186 @@
+"""What bad input gets: an error that names the leaf, and nothing changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adam_any import Adam, AdamW, Optimizer, rules
+
+from .conftest import snapshot
+from .libraries import Lib
+
+PARAMETERS = {
+    "integers": np.ones(2, int),
+    "bools": np.ones(2, bool),
+    "objects": np.ones(2, object),
+    "strings": np.array(["a"]),
+    "longdouble": np.ones(2, np.longdouble),
+    "clongdouble": np.ones(2, np.clongdouble),
+    "foreign byte order": np.ones(2, np.dtype(np.float32).newbyteorder()),
+    "structured": np.ones(2, [("x", "f4")]),
+    "masked": np.ma.ones(2),
+    "no array": object(),
+    "set": {1.0},
+    "class": np.ndarray,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_that_are_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=r"^'a.w': the parameter (has dtype|is an? )"):
+        Adam({"a": {"w": PARAMETERS[name]}})
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_matrices_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"^'w': the parameter is a matrix, whose operators"):
+        Adam({"w": np.matrix([1.0])})
+    opt = Adam({"w": np.ones((1, 2))})
+    with pytest.raises(TypeError, match=r"^'w': the gradient is a matrix"):
+        opt.step({"w": np.matrix([1.0, 2.0])})
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_gradients_that_are_refused(name: str) -> None:
+    opt = Adam({"a": np.ones(2), "w": np.ones(2)})
+    opt.step({"a": np.ones(2), "w": np.ones(2)})
+    before = snapshot(opt)
+    with pytest.raises(TypeError, match=r"^'w': the gradient (has dtype|is an? )"):
+        opt.step({"a": np.ones(2), "w": PARAMETERS[name]})
+    assert snapshot(opt) == before
+
+
+def test_integer_and_mixed_complex_gradients_are_refused(xp: Lib) -> None:
+    opt = Adam(
+        {"a": xp.array([1.0]), "w": xp.array([1.0]), "z": xp.array([1.0], "complex64")},
+        engine=xp.engine,
+    )
+    good = {"a": xp.array([1.0]), "w": xp.array([1.0]), "z": xp.array([1.0], "complex128")}
+    opt.step(good)
+    before = snapshot(opt)
+    for name, dtype, message in (
+        ("w", "int64", "'w': the gradient has dtype"),
+        ("w", "bool", "'w': the gradient has dtype"),
+        ("w", "complex64", "'w': the gradient is complex64, its parameter float64; pass real"),
+        ("z", "float64", "'z': the gradient is float64, its parameter complex64; pass complex"),
+    ):
+        with pytest.raises(TypeError, match=f"^{message}"):
+            opt.step({**good, name: xp.array([1], dtype)})
+    assert snapshot(opt) == before
+
+
+@pytest.mark.parametrize("value", ["no", None, -1.0, np.nan, np.inf, True, [0.1], 1j], ids=repr)
+def test_a_schedule_that_returns_nonsense_changes_nothing(xp: Lib, value: Any) -> None:
+    opt = Adam(
+        {"a": xp.array([1.0]), "w": xp.array([1.0])},
+        lr=lambda count: 0.1 if count < 1 else value,
+        engine=xp.engine,
+    )
+    grads = {"a": xp.array([1.0]), "w": xp.array([1.0])}
+    opt.step(grads)
+    before = snapshot(opt)
+    with pytest.raises(ValueError, match=r"^lr\(1\) is .*must be"):
+        opt.step(grads)
+    assert snapshot(opt) == before
+
+
+def test_a_schedule_that_raises_changes_nothing(xp: Lib) -> None:
+    def schedule(count: int) -> float:
+        raise KeyError("schedule")
+
+    opt = Adam(xp.array([1.0]), lr=schedule, engine=xp.engine)
+    before = snapshot(opt)
+    with pytest.raises(KeyError, match="schedule"):
+        opt.step(xp.array([1.0]))
+    assert snapshot(opt) == before
+
+
+def test_a_schedule_may_return_0d_arrays_and_numpy_scalars(xp: Lib) -> None:
+    opt = Adam(xp.array([1.0]), lr=lambda count: np.array(0.1), engine=xp.engine)
+    assert xp.numpy(opt.step(xp.array([1.0]))) == pytest.approx([0.9])
+    opt.lr = lambda count: np.float32(0.125)
+    assert xp.numpy(opt.step(xp.array([1.0]))) == pytest.approx([0.775])
+
+
+def test_a_coefficient_that_overflows_changes_nothing(xp: Lib) -> None:
+    opt = Adam(xp.array([1.0], "float32"), lr=lambda count: 1e38 * 10**count, engine=xp.engine)
+    before = snapshot(opt)
+    with pytest.raises(ValueError, match=r"coefficient 'alpha' is .* finite float32"):
+        opt.step(xp.array([1.0], "float32"))
+    assert snapshot(opt) == before
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_misspelt_keywords_and_attributes_are_refused(kind: Any) -> None:
+    with pytest.raises(TypeError, match="learning_rate"):
+        kind(np.ones(1), learning_rate=0.1)
+    opt = kind(np.ones(1))
+    for name in ("eps", "betas", "learning_rate", "steps", "step"):
+        with pytest.raises(AttributeError, match=f"'{name}' cannot be set on {kind.__name__}"):
+            setattr(opt, name, 0.1)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "cuda", "fast", "", 1], ids=repr)
+def test_only_the_reference_can_be_forced(engine: Any) -> None:
+    with pytest.raises(ValueError, match=r"engine is .*must be None.*'eager'"):
+        Adam(np.ones(1), engine=engine)
+
+
+@pytest.mark.parametrize("rule", [None, 0.1, "adam", rules.Adam, {}], ids=repr)
+def test_what_is_no_rule_is_refused(rule: Any) -> None:
+    with pytest.raises(TypeError, match=r"rule is .*must be an instance of a frozen dataclass"):
+        Optimizer(np.ones(1), rule)
+
+
+def test_tracers_are_told_of_the_pure_face() -> None:
+    jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")
+    opt = Adam({"w": jax.numpy.ones(2)})
+    before = snapshot(opt)
+    with pytest.raises(TypeError, match=r"'w': the gradient is a JAX tracer.*functional"):
+        jax.jit(lambda g: opt.step({"w": g}))(jax.numpy.ones(2))
+    with pytest.raises(TypeError, match=r"'w': the parameter is a JAX tracer.*functional"):
+        jax.jit(lambda p: Adam({"w": p}).params)(jax.numpy.ones(2))
+    assert snapshot(opt) == before
+
+
+def test_an_interrupted_step_tears_the_optimizer_until_a_state_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opt = Adam({"a": np.ones(2), "b": np.ones(3)}, engine="eager")
+    grads = {"a": np.ones(2), "b": np.ones(3)}
+    opt.step(grads)
+    state = opt.state_dict()
+    whole = rules.Adam.update
+
+    def interrupted(self: Any, xp: Any, c: Any, p: Any, *rest: Any) -> Any:
+        if p.shape == (3,):
+            raise KeyboardInterrupt
+        return whole(self, xp, c, p, *rest)
+
+    monkeypatch.setattr(rules.Adam, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opt.step(grads)
+    monkeypatch.undo()
+    for call in (lambda: opt.step(grads), opt.state_dict):
+        with pytest.raises(RuntimeError, match="interrupted in the middle of a step"):
+            call()
+    opt.load_state_dict(state)
+    opt.step(grads)
+    assert opt.steps == {"a": 2, "b": 2}
+
+
+def test_a_failure_before_the_first_write_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: Any) -> Any:
+        raise MemoryError
+
+    opt = Adam({"a": 1.0, "b": 2.0})
+    before = snapshot(opt)
+    with monkeypatch.context() as patch:
+        patch.setattr(rules.Adam, "update", out_of_memory)
+        with pytest.raises(MemoryError):
+            opt.step({"a": 1.0, "b": 1.0})
+    assert snapshot(opt) == before
+    opt.step({"a": 1.0, "b": 1.0})

@@ -1,0 +1,161 @@
+"""Addresses and chunks: index arithmetic, checked without allocating what it describes."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adam_any import Adam
+from adam_any.engines.plan import Table, alike, chunks, order, pieces, tasks
+from adam_any.memory import Extent, Written
+
+LENGTHS = st.lists(st.integers(0, 50), min_size=1, max_size=12)
+
+
+@given(LENGTHS, st.integers(1, 60))
+def test_chunks_cover_every_element_once(lengths: list[int], limit: int) -> None:
+    covered = [
+        (leaf, i)
+        for leaf, start, n in chunks(lengths, limit).tolist()
+        for i in range(start, start + n)
+    ]
+    assert covered == [(leaf, i) for leaf, n in enumerate(lengths) for i in range(n)]
+    assert all(0 < n <= limit for n in chunks(lengths, limit)[:, 2].tolist())
+
+
+@given(LENGTHS, st.integers(1, 60))
+def test_tasks_hold_every_chunk_once_and_about_equally_many_elements(
+    lengths: list[int], limit: int
+) -> None:
+    sizes = chunks(lengths, limit)[:, 2]
+    begins = tasks(sizes, limit).tolist()
+    assert begins == sorted(set(begins))
+    assert (begins[0], begins[-1]) == (0, len(sizes))
+    for first, stop in pairwise(begins):
+        assert sum(sizes[first:stop].tolist()) < 2 * limit
+    # Each two neighbours hold at least one grain between them, so there are not many small ones.
+    for first, stop in zip(begins, begins[2:], strict=False):
+        assert sum(sizes[first:stop].tolist()) >= limit
+
+
+def test_more_than_2_to_the_33_elements() -> None:
+    """D7 (DeepSpeed#7640, apex#1654: 32-bit sizes, and no update, or one out of bounds)."""
+    n, base = 2**33 + 5, 2**46
+    table = Table([[base, 2 * base, 3 * base], [7, 8, 9]], [n, 3], 2**20)
+    assert {x.dtype for x in (table.addresses, table.chunks, table.tasks)} == {np.dtype(np.int64)}
+    leaf, start, length = table.chunks.T.tolist()
+    assert (leaf[-2:], start[-2:], length[-2:]) == ([0, 1], [2**33, 0], [5, 3])
+    assert start[:-1] == [i * 2**20 for i in range(2**13 + 1)]
+    assert sum(length) == table.elements == n + 3
+    last = table.addresses[1, 0] + table.chunks[-2, 1] * 4
+    assert int(last) == base + 2**35
+    assert table.tasks[-1] == 2**13 + 2
+
+
+def test_a_kernel_adds_offsets_in_64_bits() -> None:
+    """D7: the addresses lie 2**35 bytes before the arrays, and the chunk so far behind them."""
+    from adam_any.engines import compiled, tiles
+    from adam_any.program import program
+    from adam_any.rules import Adam as Rule
+
+    start = 2**33
+    for engine in [tiles] if compiled.missing() else [tiles, compiled]:
+        p, g, m, v = (np.full(8, x, np.float32) for x in (1.0, 1.0, 0.0, 0.0))
+        table = Table([[x.ctypes.data - start * 4 for x in (p, m, v)]], [8], 8)
+        table.chunks[0] = 0, start, 8
+        table.lengths = [start + 8]
+        table.gradients[0] = g.ctypes.data - start * 4
+        kernel = engine.Kernel(program(Rule()), "float32")
+        values = {"alpha": 0.5, "s": 1.0, "w1": 1.0, "w2": 1.0, "eps": 0.0}
+        kernel.bind(table)([values[name.removeprefix("c_")] for name in program(Rule()).scalars])
+        assert p.tolist() == [0.5] * 8
+
+
+@given(st.permutations(range(4)), st.lists(st.integers(1, 4), min_size=4, max_size=4))
+def test_order_is_that_of_memory(axes: list[int], shape: list[int]) -> None:
+    x = np.empty(shape, np.float32).transpose(axes)
+    found = order(Extent(0, x.shape, x.strides, 4))
+    assert found is not None
+    assert x.transpose(found).flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[::2],
+        lambda x: x[:, ::2],
+        lambda x: x[:, :-1],
+        lambda x: x[::-1],
+        lambda x: np.broadcast_to(x[:1], x.shape),
+    ],
+)
+def test_what_has_gaps_or_goes_backwards_has_no_order(view: Any) -> None:
+    x = view(np.zeros((4, 6), np.float32))
+    assert order(Extent(0, x.shape, x.strides, 4)) is None
+
+
+def test_an_axis_of_one_has_no_stride_that_matters() -> None:
+    assert alike((3, 1), (4, 4), (4, 999))
+    assert not alike((3, 2), (8, 4), (4, 12))
+    assert order(Extent(0, (3, 1), (4, 999), 4)) is not None
+    assert order(Extent(0, (0, 3), (999, 4), 4)) is not None
+
+
+@given(st.lists(st.integers(1, 5), max_size=4), st.integers(1, 130))
+def test_pieces_are_the_array_one_after_another(shape: list[int], limit: int) -> None:
+    x = np.arange(math.prod(shape)).reshape(shape)
+    before = 0
+    for start, index in pieces(tuple(shape), limit):
+        part = x[index].reshape(-1)
+        assert start == before
+        assert 0 < part.size <= limit
+        assert part.tolist() == list(range(before, before + part.size))
+        before += part.size
+    assert before == x.size
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), min_size=9, max_size=12))
+def test_memory_near_what_is_written_is_found_one_by_one_or_all_at_once(
+    places: list[tuple[int, int]],
+) -> None:
+    leaves = [(str(i), Extent(10 * i, (7,), (1,), 1), True) for i in range(1, 5)]
+    written = Written(leaves)
+    expected = [
+        k
+        for k, (low, size) in enumerate(places)
+        if any(low < 10 * i + 7 and low + size > 10 * i for i in range(1, 5)) and size
+    ]
+    lows, sizes = ([place[i] for place in places] for i in (0, 1))
+    together = set(written.near(lows, sizes))
+    single = {k for k in range(len(lows)) if written.near(lows[k : k + 1], sizes[k : k + 1])}
+    assert together == single >= set(expected)
+    assert together <= set(expected) | {k for k, size in enumerate(sizes) if not size}
+
+
+def test_a_leaf_that_no_line_of_reals_describes_is_left_to_the_reference() -> None:
+    base = np.zeros((3, 8), np.float32)
+    wide = np.zeros(33, np.uint8)
+    params = {
+        "gaps": base[:, ::2],
+        "half": np.zeros(3, np.float16),
+        "unaligned": wide[1:].view(np.float32),
+        "frozen": np.zeros(3, np.float32),
+        "dense": np.zeros((2, 3, 4), np.float32).transpose(2, 0, 1),
+    }
+    params["frozen"].flags.writeable = False
+    reasons = {choice.path: (choice.engine, choice.reason) for choice in Adam(params).explain()}
+    assert reasons["gaps"] == (
+        "eager",
+        "'gaps' is not dense: strides (32, 8) for shape (3, 4)",
+    )
+    assert reasons["half"][0] == reasons["unaligned"][0] == reasons["frozen"][0] == "eager"
+    assert "float16" in reasons["half"][1]
+    assert "not aligned" in reasons["unaligned"][1]
+    assert "read-only" in reasons["frozen"][1]
+    assert reasons["dense"][0] == "cpu"

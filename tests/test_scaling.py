@@ -1,0 +1,271 @@
+"""Past one machine: eight devices of JAX (virtual ones, on the CPU), and clusters of both.
+
+JAX fixes the number of its devices when it starts, so each of its tests runs in a process of its
+own, with warnings as errors there too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adam_any import Adam, functional
+
+DEVICES = 8
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("axes", ["Auto", "Explicit"])
+@pytest.mark.parametrize("body", ["class_", "resharded", "pure"])
+def test_on_eight_devices(body: str, axes: str) -> None:
+    pytest.importorskip("jax", reason="jax is not installed: pip install jax")
+    succeed(started(DEVICES, f"{body}({axes!r})"))
+
+
+def started(devices: int, call: str) -> subprocess.Popen[str]:
+    """A process in which JAX has so many devices, running a function of this module."""
+    return python(devices, "-c", f"from tests.test_scaling import *; {call}")
+
+
+def python(devices: int, *arguments: str) -> subprocess.Popen[str]:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    here = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", *arguments],
+        env={**os.environ, **here},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def succeed(*processes: subprocess.Popen[str]) -> None:
+    errors = [process.communicate()[1] for process in processes]
+    assert not any(process.returncode for process in processes), "\n".join(errors)
+
+
+def laid_out(axes: str) -> tuple[Any, Any, Any]:
+    """Host arrays, and two ways to lay them out over a mesh."""
+    import jax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(getattr(AxisType, axes),) * 2)
+
+    def over(*names: str | None) -> Any:
+        return NamedSharding(mesh, PartitionSpec(*names))
+
+    rng = np.random.default_rng(0)
+    host = {
+        "w": rng.normal(size=(8, 6)).astype("float32"),
+        "h": rng.normal(size=(16,)).astype("float16"),
+        "z": (rng.normal(size=(8, 2)) + 1j * rng.normal(size=(8, 2))).astype("complex64"),
+        "b": rng.normal(size=(6,)).astype("float32"),
+        "e": np.zeros((0, 8), "float32"),
+    }
+    one = {"w": over("a", "b"), "h": over(("a", "b")), "z": over("b"), "b": over(), "e": over()}
+    other = {"w": over("b"), "h": over("a"), "z": over(None, "b"), "b": over("b"), "e": over()}
+    return host, one, other
+
+
+def assert_laid_out(tree: Any, shardings: Any) -> None:
+    for name, x in tree.items():
+        assert x.sharding.is_equivalent_to(shardings[name], x.ndim), (name, x.sharding)
+        assert x.sharding.mesh.axis_types == shardings[name].mesh.axis_types
+
+
+def class_(axes: str) -> None:
+    """Parameters, moments and results keep their sharding; the numbers are those of one device."""
+    import jax
+
+    host, one, other = laid_out(axes)
+    many = Adam(jax.device_put(host, one), lr=0.1, amsgrad=True)
+    single = Adam(jax.tree.map(jax.numpy.asarray, host), lr=0.1, amsgrad=True)
+    assert {row.engine for row in many.explain()} == {"xla"}
+    assert many.explain()[0].device.startswith("8 devices")
+    for step in range(10):
+        grads = {name: (step - 3) * x for name, x in host.items()}
+        # Laid out as the parameters are, and differently: then they are moved.
+        out = many.step(jax.device_put(grads, one if step % 2 else other))
+        want = single.step(jax.tree.map(jax.numpy.asarray, grads))
+        assert_laid_out(out, one)
+    for leaf in many._leaves:
+        assert len(leaf.moments) == 3
+        for moment in leaf.moments:
+            assert_laid_out({leaf.path: moment}, one)
+    shard = many._leaves[-1].moments[0].addressable_shards[0].data
+    assert many._leaves[-1].path == "z" and shard.shape == (4, 2, 2)
+    for name, x in out.items():
+        # Bit by bit: each device computes what it holds, and nothing is summed.
+        assert np.asarray(x).tobytes() == np.asarray(want[name]).tobytes(), name
+
+    only_one_device = jax.tree.map(jax.numpy.asarray, host)
+    try:
+        many.step(only_one_device)
+    except TypeError as error:
+        assert "8 devices" in str(error) and "cpu:0" in str(error)
+    else:
+        raise AssertionError("a gradient on one device was accepted")
+
+
+def resharded(axes: str) -> None:
+    """State is loaded, copied, and the parameters laid out anew, without losing the layout."""
+    import copy
+
+    import jax
+
+    host, one, other = laid_out(axes)
+    a = Adam(jax.device_put(host, one), lr=0.1)
+    a.step(jax.device_put(host, one))
+    state = a.state_dict()
+    assert_laid_out({name: entry["v"] for name, entry in state["state"].items()}, one)
+
+    b = Adam(jax.device_put(host, other), lr=0.1)
+    b.params = jax.device_put(a.params, other)
+    b.load_state_dict(state)  # laid out like `one`
+    for opt, shardings in ((b, other), (copy.deepcopy(a), one)):
+        for _ in range(2):
+            assert_laid_out(opt.step(jax.device_put(host, one)), shardings)
+        for leaf in opt._leaves:
+            for moment in leaf.moments:
+                assert_laid_out({leaf.path: moment}, shardings)
+
+    single = Adam(jax.tree.map(np.asarray, a.params), lr=0.1, engine="eager")
+    single.load_state_dict(state)  # from eight devices to the host, and back
+    a.load_state_dict(single.state_dict())
+    out = a.step(jax.device_put(host, one))
+    assert_laid_out(out, one)
+    want = single.step(host)
+    for name, x in out.items():
+        eps = np.finfo(host[name].dtype).eps
+        error = abs(np.asarray(x).astype("complex128") - want[name])
+        assert np.all(error <= 4 * eps * np.maximum(abs(host[name]), 0.1)), name
+
+
+def pure(axes: str) -> None:
+    """The pure face keeps shardings under jit, also for the state that init makes."""
+    import jax
+
+    host, one, _ = laid_out(axes)
+    params = jax.device_put(host, one)
+    state = functional.init(params)
+    assert_laid_out(state.m, one)
+
+    @jax.jit
+    def train(params: Any, state: Any) -> Any:
+        return functional.step(params, jax.tree.map(lambda x: x / 2, params), state, lr=0.1)
+
+    for _ in range(3):
+        params, state = train(params, state)
+        assert_laid_out(params, one)
+        assert_laid_out(state.v, one)
+    assert int(state.step["w"]) == 3
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("library", ["jax", "distributed"])
+def test_the_programs_of_the_page_run(library: str, tmp_path: Path) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed: pip install {library}")
+    page = (ROOT / "docs" / "SCALING.md").read_text()
+    programs = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (program,) = (text for text in programs if f"from {library}" in text.replace("dask.", ""))
+    file = tmp_path / "example.py"
+    file.write_text(program.replace("100_000_000", "8_000").replace("4_000_000", "1_000"))
+    succeed(python(DEVICES, str(file)))
+
+
+@pytest.mark.cluster
+def test_on_two_processes_of_jax() -> None:
+    pytest.importorskip("jax", reason="jax is not installed: pip install jax")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    succeed(*(started(2, f"process({index}, {port})") for index in range(2)))
+
+
+def process(index: int, port: int) -> None:
+    """Of arrays that lie in two processes, each steps its half."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    address = f"127.0.0.1:{port}"
+    jax.distributed.initialize(address, 2, index, coordinator_bind_address=address)
+    sharding = NamedSharding(jax.make_mesh((4,), ("x",)), PartitionSpec("x"))
+    host = {"w": np.arange(8, dtype="float32"), "z": np.arange(8, dtype="complex64")}
+
+    def everywhere(tree: Any) -> Any:
+        return {
+            name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+            for name, x in tree.items()
+        }
+
+    opt = Adam(everywhere(host), lr=0.1)
+    single = Adam({name: x.copy() for name, x in host.items()}, lr=0.1, engine="eager")
+    for step in range(5):
+        grads = {name: x - step for name, x in host.items()}
+        out, want = opt.step(everywhere(grads)), single.step(grads)
+        if step == 2:
+            opt.load_state_dict(opt.state_dict())
+    for name, x in out.items():
+        assert x.sharding == sharding and not x.is_fully_addressable
+        shards = x.addressable_shards
+        assert [shard.index[0].start for shard in shards] == [4 * index, 4 * index + 2]
+        for shard in shards:
+            there = want[name][shard.index]
+            bound = 5 * 4 * np.finfo("float32").eps * np.maximum(abs(there), 0.1)
+            assert np.all(abs(np.asarray(shard.data) - there) <= bound)
+    jax.distributed.shutdown()
+
+
+@pytest.mark.cluster
+def test_on_a_dask_cluster_of_two_processes() -> None:
+    distributed = pytest.importorskip(
+        "distributed", reason="distributed is not installed: pip install distributed"
+    )
+    da = pytest.importorskip("dask.array")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        rng = np.random.default_rng(0)
+        host = {"w": rng.normal(size=(64, 8)), "z": (rng.normal(size=9) * 1j).astype("complex64")}
+        here = threading.Lock()  # a schedule stays in this process, whatever it holds
+
+        def schedule(count: int) -> float:
+            with here:
+                return 0.1 / (1 + count)
+
+        tree = {"w": da.from_array(host["w"], chunks=(8, 8)), "z": da.from_array(host["z"])}
+        opt = Adam(tree, lr=schedule)
+        single = Adam({name: x.copy() for name, x in host.items()}, lr=schedule, engine="eager")
+        for _ in range(5):
+            out = opt.step({name: 2 * x for name, x in opt.params.items()})
+            want = single.step({name: 2 * x for name, x in single.params.items()})
+        for name, x in out.items():
+            assert x.compute().tobytes() == want[name].tobytes()
+        assert len(dict(out["w"].__dask_graph__())) == 8
+        assert {w for where in client.who_has(out["w"]).values() for w in where} == set(
+            client.scheduler_info()["workers"]
+        )
+
+        def fail(block: Any) -> Any:
+            raise ArithmeticError("a bad gradient")
+
+        state = {name: x.compute().tobytes() for name, x in opt.params.items()}
+        bad = {"w": out["w"], "z": out["z"].map_blocks(fail, meta=host["z"])}
+        with pytest.raises(ArithmeticError, match="a bad gradient"):
+            opt.step(bad)
+        assert {name: x.compute().tobytes() for name, x in opt.params.items()} == state
+        assert opt.steps == {"w": 5, "z": 5}
+        opt.step(opt.params)

@@ -1,0 +1,217 @@
+"""State in and out: state_dict, load_state_dict, copies and pickles."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adam_any import Adam, AdamW
+
+from .conftest import as_bytes, snapshot
+from .libraries import Lib
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda opt: pickle.loads(pickle.dumps(opt)),
+}
+
+
+def schedule(count: int) -> float:
+    return 0.1 / (1 + count)
+
+
+def example(xp: Lib, **options: Any) -> tuple[Adam, Any]:
+    dtypes = xp.dtypes
+    values = {d: np.linspace(1, 2, 6).reshape(2, 3) for d in dtypes}
+    tree = {
+        "all": [xp.array(v, d) for d, v in values.items()],
+        "0d": xp.array(1.0),
+        "empty": xp.array(np.ones((0, 2))),
+        "none": None,
+        "float": 1.0,
+    }
+    opt = Adam(tree, **{"lr": 0.1, "amsgrad": True, **options}, engine=xp.engine)
+    grads = {
+        "all": [xp.array(v * 3 - 4, d) for d, v in values.items()],
+        "0d": xp.array(2.0),
+        "empty": xp.array(np.ones((0, 2))),
+        "none": None,
+        "float": 0.5,
+    }
+    opt.step(grads)
+    opt.step({**grads, "all": None})
+    return opt, grads
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("lr", [0.1, schedule], ids=["float", "schedule"])
+def test_copies_step_alone_and_alike(xp: Lib, how: str, lr: Any) -> None:
+    opt, grads = example(xp, lr=lr)
+    before = snapshot(opt)
+    other = COPIES[how](opt)
+    assert type(other) is Adam and repr(other) == repr(opt)
+    assert snapshot(other) == before
+    assert other.explain() == opt.explain()
+    other.step(grads)
+    assert snapshot(opt) == before
+    opt.step(grads)
+    assert snapshot(other) == snapshot(opt) != before
+
+
+def test_state_dict_is_laid_out_as_documented(xp: Lib) -> None:
+    opt, _ = example(xp, weight_decay=0.01)
+    d = opt.state_dict()
+    assert {k: v for k, v in d.items() if k != "state"} == {
+        "format": 1,
+        "rule": "adam",
+        "options": {"decoupled": False, "amsgrad": True, "maximize": False},
+        "hyperparameters": {
+            "lr": 0.1,
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0.01,
+        },
+    }
+    assert set(d["state"]) == set(opt.steps)
+    for path, entry in d["state"].items():
+        assert list(entry) == ["step", "m", "v", "vmax"]
+        assert entry["step"] == opt.steps[path]
+    last = d["state"][f"all.{len(xp.dtypes) - 1}"]
+    xp.check(last["m"], "float64", (2, 3, 2))
+    assert AdamW(1.0).state_dict()["options"]["decoupled"] is True
+
+
+def test_state_is_copied_out_and_in(xp: Lib) -> None:
+    """D5 (torch#196083, open: state that is shared steps twice)."""
+    opt, grads = example(xp)
+    other, _ = example(xp)
+    state = opt.state_dict()
+    kept = {k: as_bytes(v["m"]) for k, v in state["state"].items()}
+    other.load_state_dict(state)
+    before, loaded = snapshot(opt), snapshot(other)
+    if xp.in_place:
+        for entry in state["state"].values():
+            entry["m"][...] = entry["m"] + 1.0
+        assert snapshot(opt) == before
+        assert snapshot(other) == loaded
+        state = opt.state_dict()
+    other.step(grads)
+    opt.step(grads)
+    assert {k: as_bytes(v["m"]) for k, v in state["state"].items()} == kept
+
+
+def test_a_copy_of_a_read_only_parameter_is_replaced_like_it() -> None:
+    p = np.ones(2)
+    p.flags.writeable = False
+    for make in (copy.copy, copy.deepcopy):
+        other = make(Adam(p))
+        assert not other.params.flags.writeable
+        kept = other.params
+        assert other.step(np.ones(2)) is not kept and kept.tolist() == [1, 1]
+
+
+def test_load_continues_with_the_same_bits(xp: Lib) -> None:
+    opt, grads = example(xp)
+    other = Adam(
+        copy.deepcopy(opt).params, lr=0.7, betas=(0.5, 0.5), amsgrad=True, engine=xp.engine
+    )
+    other.load_state_dict(opt.state_dict())
+    assert repr(other) == repr(opt)
+    opt.step(grads)
+    other.step(grads)
+    assert snapshot(other) == snapshot(opt)
+
+
+def test_state_goes_across_libraries(xp: Lib) -> None:
+    numbers = np.linspace(-1, 1, 6).reshape(2, 3)
+    for dtype in ("float32", "complex128"):
+        here = Adam({"w": xp.array(numbers, dtype)}, lr=0.1, engine=xp.engine)
+        here.step({"w": xp.array(numbers, dtype)})
+        there = Adam({"w": numbers.astype(dtype)}, lr=0.7)
+        there.load_state_dict(here.state_dict())
+        assert there.lr == 0.1
+        back = Adam({"w": xp.array(numbers, dtype)}, engine=xp.engine)
+        back.load_state_dict(there.state_dict())
+        first, last = here.state_dict()["state"]["w"], back.state_dict()["state"]["w"]
+        for name in ("m", "v"):
+            want = "float32" if dtype == "float32" else "float64"
+            xp.check(last[name], want, tuple(first[name].shape))
+            assert as_bytes(first[name]) == as_bytes(last[name])
+
+
+def test_a_schedule_is_saved_as_none_and_stays_as_constructed() -> None:
+    opt = Adam(1.0, lr=schedule)
+    state = opt.state_dict()
+    assert state["hyperparameters"]["lr"] is None
+    fixed = Adam(1.0, lr=0.5)
+    fixed.load_state_dict(state)
+    assert fixed.lr == 0.5
+    opt.load_state_dict(fixed.state_dict())
+    assert opt.lr is schedule
+
+
+def damaged(opt: Adam) -> dict[str, tuple[Any, str]]:
+    """Changed states, and what the message about each must say."""
+
+    def without(d: dict[str, Any], *path: str, put: Any = None) -> Any:
+        d = copy.deepcopy(d)
+        inner = d
+        for key in path[:-1]:
+            inner = inner[key]
+        if put is None:
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = put
+        return d
+
+    d = opt.state_dict()
+    a = d["state"]["a"]
+    return {
+        "no dict": ([1], "the state is a list"),
+        "no format": (without(d, "format"), "keys is"),
+        "other format": (without(d, "format", put=2), "format is 2"),
+        "other rule": (without(d, "rule", put="lion"), "rule is 'lion'"),
+        "other options": (without(d, "options", "amsgrad", put=True), "options is"),
+        "missing option": (without(d, "options", "amsgrad"), "options is"),
+        "bad lr": (without(d, "hyperparameters", "lr", put=-1.0), "lr is -1.0"),
+        "bad eps": (without(d, "hyperparameters", "eps", put="x"), "eps is 'x'"),
+        "tiny eps": (without(d, "hyperparameters", "eps", put=1e-60), "'b': eps = 1e-60 is 0.0"),
+        "no eps": (without(d, "hyperparameters", "eps"), r"missing \['eps'\]"),
+        "extra": (without(d, "hyperparameters", "x", put=1.0), r"not known \['x'\]"),
+        "no path": (without(d, "state", "a"), r"the state: missing \['a'\]"),
+        "extra path": (without(d, "state", "c", put=a), r"not known \['c'\]"),
+        "no moment": (without(d, "state", "a", "m"), r"'a': missing \['m'\]"),
+        "extra moment": (without(d, "state", "a", "vmax", put=a["v"]), r"'a': .*not known"),
+        "shape": (without(d, "state", "a", "m", put=np.ones(3)), r"'a': m is float64 of \(3,\)"),
+        "dtype": (without(d, "state", "a", "m", put=a["m"].astype("f4")), "'a': m is float32"),
+        "no array": (without(d, "state", "a", "m", put=[1.0, 1.0]), "'a': m is list"),
+        "no entry": (without(d, "state", "a", put=1), "'a': it is a int"),
+        **{
+            f"step {step!r}": (without(d, "state", "a", "step", put=step), "'a': step is")
+            for step in (-1, 1.5, np.nan, np.inf, True, "3", np.ones(2), [1])
+        },
+    }
+
+
+@pytest.mark.parametrize("name", damaged(Adam({"a": np.ones(2), "b": np.float32(1)})))
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(name: str) -> None:
+    opt = Adam({"a": np.ones(2), "b": np.float32(1)}, lr=0.1)
+    opt.step({"a": np.ones(2), "b": np.float32(1)})
+    before, lr = snapshot(opt), repr(opt)
+    bad, message = damaged(opt)[name]
+    with pytest.raises(ValueError, match=message):
+        opt.load_state_dict(bad)
+    assert snapshot(opt) == before and repr(opt) == lr
+
+
+def test_torch_parameters_stay_parameters_in_a_copy(torch_: Any) -> None:
+    opt = Adam([torch_.nn.Parameter(torch_.ones(2)), torch_.ones(2, requires_grad=True)])
+    for make in COPIES.values():
+        parameter, tensor = make(opt).params
+        assert isinstance(parameter, torch_.nn.Parameter) and parameter.requires_grad
+        assert tensor.requires_grad and tensor.is_leaf
