@@ -475,7 +475,9 @@ def big_headers(folder: Path, count: int) -> dict[str, Any]:
         "a document of lists": "[" + "[]," * 2_500_000 + "[]]",
         "a document of numbers": "[" + "1.5," * 2_000_000 + "1]",
         "a document of names": json.dumps({str(i): 0 for i in range(600_000)}),
-        "a document of steps": json.dumps({**sample.document, "steps": dict.fromkeys("ab" * 9, 1)}),
+        "a document of steps": json.dumps(
+            {**sample.document, "steps": dict.fromkeys(map(str, range(600_000)), 1)}
+        ),
     }.items():
         seal(path, document, dict(sample.tensors))
         grown[name] = growth(opt, path)
