@@ -52,15 +52,19 @@ class _Helpers:
         self._number = 0
         self._ended = 0.0
         self._run: Run | None = None
+        self._leading = False
 
     def lead(self, run: Run, job: int, elements: int, number: int) -> None:
         """Do a job with so many helpers at most. The caller holds `free`."""
-        self._run = run
+        self._run, self._leading = run, True
         if elements >= WAKE or perf_counter() - self._ended < SOON:
             self._start(number)
             for _ in range(min(number, len(self._asleep))):
                 self._asleep.pop().release()
-        run(LEAD, job, self.board, id(run), number)
+        try:
+            run(LEAD, job, self.board, id(run), number)
+        finally:
+            self._leading = False
         self._ended = perf_counter()
 
     def _start(self, number: int) -> None:
@@ -76,7 +80,9 @@ class _Helpers:
         wake.acquire()
         while True:
             run = None
-            while run is not self._run:  # until the last kernel has had no job for a while
+            # Until the last kernel has had no job for a while. A leader that has come since this
+            # helper lost patience found it awake, and counts on it.
+            while run is not self._run or self._leading:
                 run = self._run
                 assert run is not None
                 run(HELP, 0, self.board, id(run), 0)
