@@ -105,6 +105,35 @@ assert [os.wait()[1] for _ in children] == [0, 0]
     assert found == expected
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_waits_for_a_compilation_in_another_thread(expected: list[str]) -> None:
+    found = run("""
+import signal
+from adam_any.engines import compiled
+
+compiling, compile_ = threading.Event(), compiled._compile
+def slowly(*args):
+    compiling.set()
+    threading.Event().wait(0.2)
+    return compile_(*args)
+compiled._compile = slowly
+
+results = {}
+thread = threading.Thread(target=lambda: results.update(first=job(0)))
+thread.start()
+compiling.wait()
+ours, theirs = os.pipe()
+if os.fork() == 0:
+    signal.alarm(60)  # a child that waits for its parent's compiler would wait for ever
+    os.write(theirs, job(1).encode())
+    os._exit(0)
+assert os.wait()[1] == 0
+thread.join()
+print(results["first"], os.read(ours, 64).decode())
+""")
+    assert found == expected[:2]
+
+
 def test_helpers_take_a_part() -> None:
     started, joined = run("""
 import ctypes, time

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -77,8 +78,14 @@ class Kernel:
         return launch
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _kernels: dict[str, Any] = {}
+
+if hasattr(os, "register_at_fork"):
+    # A fork waits for a compilation in another thread: the child would wait for it for ever.
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 def _kernel(program: Program, compute: str) -> Any:
