@@ -7,16 +7,25 @@ processors when they are imported, which is after `machine.use` has settled thei
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
-from . import cpu, machine
-from .harness import Tick
+from . import cpu, cuda, gpu, machine
+from .harness import MissingError
 from .results import Report, load
+
+
+class Advance(Protocol):
+    """Says what is being done, and by how much the bar grows."""
+
+    def __call__(self, description: str, advance: float = 1) -> None:
+        """Show it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,42 +56,81 @@ def _parser() -> argparse.ArgumentParser:
     on_cpu.add_argument(
         "--threads", type=int, default=machine.available(), metavar="N", help="default %(default)s"
     )
-    on_cpu.add_argument("--rounds", type=int, metavar="N", help="default 5, with --quick 3")
-    on_cpu.add_argument("--quick", action="store_true", help="a minute's run, without the largest")
-    on_cpu.add_argument(
-        "--only", nargs="+", choices=cpu.PARTS, metavar="WORKLOAD", help=", ".join(cpu.PARTS)
-    )
-    on_cpu.add_argument("--json", type=_new_file, metavar="FILE", help="all values, as JSON")
-    on_cpu.add_argument("--plot", type=_new_picture, metavar="FILE.png", help="a picture")
-
-    on_gpu = commands.add_parser("gpu", help="the same on a CUDA device (not built yet)")
+    on_gpu = commands.add_parser("gpu", help="the same on a CUDA device")
     on_gpu.set_defaults(command=_gpu)
+    for measuring, parts in ((on_cpu, cpu.PARTS), (on_gpu, gpu.PARTS)):
+        measuring.add_argument("--rounds", type=int, metavar="N", help="default 5, with --quick 3")
+        measuring.add_argument("--quick", action="store_true", help="short, without the largest")
+        measuring.add_argument(
+            "--only", nargs="+", choices=parts, metavar="WORKLOAD", help=", ".join(parts)
+        )
+        measuring.add_argument("--json", type=_new_file, metavar="FILE", help="all values, as JSON")
+        measuring.add_argument("--plot", type=_new_picture, metavar="FILE.png", help="a picture")
+
+    on_soak = commands.add_parser("soak", help="step many optimizers while things go wrong")
+    on_soak.set_defaults(command=_soak)
+    on_soak.add_argument("--minutes", type=float, default=10, metavar="N", help="default 10")
+    on_soak.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    on_soak.add_argument("--threads", type=int, default=4, metavar="N", help="default 4")
+    on_soak.add_argument("--json", type=_new_file, metavar="FILE", help="the report, as JSON")
 
     show = commands.add_parser("show", help="print a saved result again")
-    show.set_defaults(command=lambda options: _present(load(options.result), None, options.plot))
+    show.set_defaults(command=_show)
     show.add_argument("result", type=Path, metavar="FILE.json")
     show.add_argument("--plot", type=_new_picture, metavar="FILE.png", help="a picture")
+    show.add_argument("--readme", action="store_true", help="the table of the README alone")
     return parser
 
 
 def _cpu(options: argparse.Namespace) -> int:
-    parts = options.only or [p for p in cpu.PARTS if not (options.quick and p in cpu.LARGEST)]
-    rounds = options.rounds or (3 if options.quick else 5)
+    parts, rounds, turn = _extent(options, cpu.PARTS, cpu.LARGEST)
     machine.use(options.threads)
     with _progress(cpu.ticks(parts, rounds)) as tick:
-        report = cpu.run(
-            parts,
-            threads=options.threads,
-            rounds=rounds,
-            turn=0.05 if options.quick else 0.2,
-            tick=tick,
-        )
+        report = cpu.run(parts, threads=options.threads, rounds=rounds, turn=turn, tick=tick)
     return _present(report, options.json, options.plot)
 
 
+def _extent(
+    options: argparse.Namespace, parts: Sequence[str], largest: Sequence[str]
+) -> tuple[list[str], int, float]:
+    """The parts of a run, its rounds, and the seconds of a turn."""
+    chosen = options.only or [p for p in parts if not (options.quick and p in largest)]
+    return chosen, options.rounds or (3 if options.quick else 5), 0.05 if options.quick else 0.2
+
+
+def _soak(options: argparse.Namespace) -> int:
+    from .soak import report, run
+
+    with _progress(60 * options.minutes) as tick:
+        soak = run.run(options.minutes, options.seed, options.threads, tick)
+    if options.json is not None:
+        soak.save(options.json)
+    report.show(soak)
+    return 0 if soak.passed else 1
+
+
 def _gpu(options: argparse.Namespace) -> int:
-    print("The GPU benchmark is not built yet.", file=sys.stderr)
-    return 2
+    # Before JAX is imported: it would take three quarters of the device's memory for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        device = cuda.Cuda()
+    except MissingError as error:
+        print(f"The GPU benchmark needs a CUDA device and CuPy: {error}.", file=sys.stderr)
+        return 2
+    parts, rounds, turn = _extent(options, gpu.PARTS, gpu.LARGEST)
+    with _progress(gpu.ticks(device, parts, rounds)) as tick:
+        report = gpu.run(device, parts, rounds=rounds, turn=turn, tick=tick)
+    return _present(report, options.json, options.plot)
+
+
+def _show(options: argparse.Namespace) -> int:
+    report = load(options.result)
+    if not options.readme:
+        return _present(report, None, options.plot)
+    from .readme import table
+
+    print(table(report))
+    return 0
 
 
 def _present(report: Report, json: Path | None, plot: Path | None) -> int:
@@ -102,7 +150,7 @@ def _present(report: Report, json: Path | None, plot: Path | None) -> int:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Tick]:
+def _progress(total: float) -> Iterator[Advance]:
     """A bar on standard error, so that standard output holds the tables alone.
 
     Ctrl-C ends the run at once, or at the next tick: where it meets a callback of a library's, such
@@ -121,10 +169,10 @@ def _progress(total: int) -> Iterator[Tick]:
             interrupts.append(number)
             raise KeyboardInterrupt
 
-        def tick(description: str) -> None:
+        def tick(description: str, advance: float = 1) -> None:
             if interrupts:
                 raise KeyboardInterrupt
-            progress.update(task, description=description, advance=1)
+            progress.update(task, description=description, advance=advance)
 
         before = signal.signal(signal.SIGINT, interrupt)
         try:

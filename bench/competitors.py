@@ -66,12 +66,13 @@ class Stepper(ABC):
 
 
 class InNumPy(Stepper):
-    """What the two in NumPy share: parameters and gradients are kept as they come."""
+    """What those in NumPy share, or in a namespace like it: parameters and gradients are kept as
+    they come."""
 
-    def __init__(self, params: Arrays, grads: Arrays) -> None:
-        self.p, self.g, self.t = params, grads, 0
-        self.m = [np.zeros_like(p) for p in params]
-        self.v = [np.zeros_like(p) for p in params]
+    def __init__(self, params: Arrays, grads: Arrays, xp: Any = np) -> None:
+        self.p, self.g, self.t, self.xp = params, grads, 0, xp
+        self.m = [xp.zeros_like(p) for p in params]
+        self.v = [xp.zeros_like(p) for p in params]
 
     def give(self, grads: Arrays) -> None:
         self.g = grads
@@ -80,8 +81,8 @@ class InNumPy(Stepper):
         return self.p
 
 
-class TextbookNumPy(InNumPy):
-    """The paper's lines with NumPy's operators, as people paste them; correct ones."""
+class Textbook(InNumPy):
+    """The paper's lines with the operators of arrays, as people paste them; correct ones."""
 
     def step(self) -> None:
         self.t += 1
@@ -91,7 +92,7 @@ class TextbookNumPy(InNumPy):
             self.v[i] = beta2 * self.v[i] + (1 - beta2) * g**2
             m_hat = self.m[i] / (1 - beta1**self.t)
             v_hat = self.v[i] / (1 - beta2**self.t)
-            self.p[i] -= LR * m_hat / (np.sqrt(v_hat) + EPS)
+            self.p[i] -= LR * m_hat / (self.xp.sqrt(v_hat) + EPS)
 
 
 class InPlaceNumPy(InNumPy):
@@ -124,11 +125,11 @@ class InPlaceNumPy(InNumPy):
 
 
 class Torch(Stepper):
-    """An optimizer of torch's kind, on tensors that share the NumPy arrays' memory."""
+    """An optimizer of torch's kind, on tensors that share the arrays' memory."""
 
     def __init__(self, params: Arrays, grads: Arrays, adam: Callable[..., Any]) -> None:
         self.torch = needed("torch")
-        self.tensors = [self.torch.nn.Parameter(self.torch.from_numpy(p)) for p in params]
+        self.tensors = [self.torch.nn.Parameter(self.torch.from_dlpack(p)) for p in params]
         self.give(grads)
         self.optimizer = adam(self.tensors, lr=LR, betas=BETAS, eps=EPS)
 
@@ -137,10 +138,10 @@ class Torch(Stepper):
 
     def give(self, grads: Arrays) -> None:
         for p, g in zip(self.tensors, grads, strict=True):
-            p.grad = self.torch.from_numpy(g)
+            p.grad = self.torch.from_dlpack(g)
 
     def params(self) -> Arrays:
-        return [p.detach().numpy() for p in self.tensors]
+        return [p.detach().cpu().numpy() for p in self.tensors]
 
 
 class Optax(Stepper):
@@ -149,9 +150,12 @@ class Optax(Stepper):
     Steps are handed in one after another, as in a training loop; the last one is waited for.
     """
 
-    def __init__(self, params: Arrays, grads: Arrays) -> None:
+    def __init__(
+        self, params: Arrays, grads: Arrays, host: Callable[[Any], Any] = np.asarray
+    ) -> None:
         jax, optax = needed("jax"), needed("optax")
-        self.jax, self.new = jax, jax.numpy.array
+        self.jax = jax
+        self.new: Callable[[Any], Any] = lambda x: jax.numpy.array(host(x))
         adam = optax.adam(LR, *BETAS, eps=EPS)
 
         def update(params: Any, state: Any, grads: Any) -> Any:
@@ -284,7 +288,7 @@ CPU: dict[str, Make] = {
     "DeepSpeed CPUAdam": deepspeed,
     "optax, jax.jit": Optax,
     IN_PLACE: InPlaceNumPy,
-    TEXTBOOK: TextbookNumPy,
+    TEXTBOOK: Textbook,
     NO_NUMBA: without_numba,
     EAGER: partial(Ours, engine="eager"),
     LION: partial(Ours, rule=Lion()),

@@ -14,7 +14,7 @@ from pathlib import Path
 from .competitors import CPU, EAGER, IN_PLACE, OURS, TEXTBOOK
 from .harness import compare
 from .results import Figure
-from .workloads import ALL
+from .workloads import ON_CPU
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,7 +46,7 @@ def _first_step(cache: str) -> float:
 
 def per_leaf(rounds: int, turn: float) -> list[Figure]:
     """What a leaf costs beyond its elements: a million elements in 1000 leaves, and in one."""
-    many, one = ALL["1000x1000"], ALL["1x1M"]
+    many, one = ON_CPU["1000x1000"], ON_CPU["1x1M"]
     rows = compare(
         {w.key: partial(CPU[OURS], w.arrays(1), w.arrays(2)) for w in (many, one)},
         rounds=rounds,
@@ -61,7 +61,7 @@ def per_leaf(rounds: int, turn: float) -> list[Figure]:
 
 def extra_memory() -> list[Figure]:
     """What a step allocates at its peak, of which tracemalloc knows: what NumPy allocates."""
-    workload = ALL["1x16M"]
+    workload = ON_CPU["1x16M"]
     how = f"peak in the third step of {workload.title} float32, by tracemalloc (sees NumPy's)"
     figures = []
     for name in (OURS, EAGER, IN_PLACE, TEXTBOOK):

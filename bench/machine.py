@@ -9,7 +9,10 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("numpy", "numba", "torch", "jax", "jaxlib", "optax", "deepspeed", "optree")
+PACKAGES = (
+    *("numpy", "numba", "torch", "jax", "jaxlib", "optax", "deepspeed", "optree"),
+    *("cupy-cuda12x", "cupy-cuda13x"),
+)
 
 
 def available() -> int:

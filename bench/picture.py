@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from .competitors import IN_PLACE, LIMIT, NO_NUMBA, OURS, TEXTBOOK
+from .on_device import COPY, CUPY, FUSE, OURS_TORCH
 from .report import duration
-from .results import Comparison, Report
+from .results import END_TO_END, TIME, Comparison, Report
 
 WIDTH, DPI = 6.0, 150  # 900 pixels, as wide as a README is shown
 TEXT = "#444444"
@@ -28,12 +29,17 @@ STYLES: dict[str, tuple[str, str]] = {
     "DeepSpeed CPUAdam": ("#CC79A7", "v"),
     NO_NUMBA: ("#000000", "x"),
     LIMIT: ("#888888", "|"),
+    CUPY: ("#0072B2", "s"),
+    FUSE: ("#0072B2", "o"),
+    OURS_TORCH: ("#000000", "x"),
+    COPY: ("#888888", "|"),
 }
 
 
 def draw(report: Report, path: Path) -> None:
     """Write a PNG; nothing appears on a screen. Raises ValueError if there is nothing to draw."""
-    comparisons = [c for c in report.comparisons if c.median(OURS) is not None]
+    shown = [c for c in report.comparisons if c.measure in (TIME, END_TO_END)]
+    comparisons = [c for c in shown if c.median(OURS) is not None]
     if not comparisons:
         raise ValueError(f"no workload in this report has a time of {OURS} to compare with")
     with matplotlib.rc_context({"font.size": 8.5, "axes.edgecolor": TEXT, "text.color": TEXT}):
@@ -96,4 +102,5 @@ def _own_times(axes: Axes, comparisons: list[Comparison]) -> None:
 
 def _caption(report: Report) -> str:
     m = report.machine
-    return f"Adam, float32, {m['threads']} threads, {m['processor']}, {report.date[:10]}"
+    on = m.get("device") or f"{m['threads']} threads, {m['processor']}"
+    return f"Adam, float32, {on}, {report.date[:10]}"

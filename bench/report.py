@@ -10,6 +10,7 @@ from rich.table import Table
 
 from .competitors import LION, OURS
 from .results import Comparison, Report
+from .targets import Reached, reached
 
 NAME_WIDTH, COLUMN_WIDTH = 27, 14
 LION_BYTES, ADAM_BYTES = 20, 28  # an element's reads and writes in float32
@@ -21,16 +22,20 @@ def show(report: Report, console: Console) -> None:
     """Print all tables, with as many workloads side by side as fit."""
     console.print(_header(report), highlight=False, soft_wrap=True)
     fit = max(1, (console.width - NAME_WIDTH) // COLUMN_WIDTH)
-    for title, cell in (
-        ("Time of a step, median of rounds", _time),
-        (f"That time divided by {OURS}'s, so that more than 1 is slower", _ratio),
-    ):
-        shown = [c for c in report.comparisons if any(cell(c, row.name) for row in c.rows)]
-        for start in range(0, len(shown), fit):
-            part = shown[start : start + fit]
-            _print(console, title, _comparisons(part, cell))
+    for measure in dict.fromkeys(c.measure for c in report.comparisons):
+        for title, cell in (
+            (f"{measure}, median of rounds", _time),
+            (f"That time divided by {OURS}'s, so that more than 1 is slower", _ratio),
+        ):
+            measured = [c for c in report.comparisons if c.measure == measure]
+            shown = [c for c in measured if any(cell(c, row.name) for row in c.rows)]
+            for start in range(0, len(shown), fit):
+                part = shown[start : start + fit]
+                _print(console, title, _comparisons(part, cell))
     if report.comparisons:
         _lion(report, console)
+    if lines := reached(report):
+        _print(console, "What is to be reached", _targets(lines))
     if report.slowdown:
         _print(console, "Subnormal moments: steps 780-900 against steps 10-100", _slowdown(report))
     if report.figures:
@@ -52,8 +57,12 @@ def duration(seconds: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """Two decimals where they matter."""
-    return f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
+    """Two decimals around 1, and two digits of what is more.
+
+    >>> [ratio(x) for x in (0.984, 1.463, 3.14, 72.4)]
+    ['0.98', '1.46', '3.1', '72']
+    """
+    return f"{value:.{2 if value < 1.995 else 1 if value < 9.95 else 0}f}"
 
 
 def _header(report: Report) -> str:
@@ -106,6 +115,13 @@ def _lion(report: Report, console: Console) -> None:
     if cells:
         text = "Time per byte, {} / {}: {}".format(LION, OURS, ", ".join(cells))
         console.print(f"\n{text}", highlight=False, soft_wrap=True)
+
+
+def _targets(lines: list[Reached]) -> Table:
+    table = _table("", "to be", "is", "reached")
+    for line in lines:
+        table.add_row(*line)
+    return table
 
 
 def _slowdown(report: Report) -> Table:

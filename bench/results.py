@@ -10,6 +10,10 @@ from typing import Any
 
 FORMAT = 1
 
+#: What a comparison compares: by the one clock of a CPU, or by one of the three of `gpu`.
+TIME = "Time of a step"
+DEVICE_TIME, HOST_TIME, END_TO_END = "Device time", "Host time", "Time end to end"
+
 
 @dataclasses.dataclass
 class Row:
@@ -35,6 +39,7 @@ class Comparison:
     leaves: int
     elements: int
     rows: list[Row]
+    measure: str = TIME
 
     def median(self, name: str) -> float | None:
         """The median of one competitor; None if it did not take part."""

@@ -21,6 +21,8 @@ class Workload:
     key: str
     title: str
     shapes: tuple[Shape, ...]
+    #: Whether all gradients are zero, and so all moments.
+    zeros: bool = False
 
     @property
     def elements(self) -> int:
@@ -75,17 +77,25 @@ def _one(elements: int, name: str) -> Workload:
     return Workload(f"1x{name.replace(' ', '')}", f"1 × {name}", ((elements,),))
 
 
-ALL: dict[str, Workload] = {
-    workload.key: workload
-    for workload in (
-        _one(1_000, "1 k"),
-        _one(100_000, "100 k"),
-        _one(1_000_000, "1 M"),
-        _one(16_000_000, "16 M"),
-        _one(64_000_000, "64 M"),
-        Workload("200x64x64", "200 × 64²", ((64, 64),) * 200),
-        Workload("1000x1000", "1000 × 1000", ((1000,),) * 1000),
-        Workload("resnet50", "ResNet-50", tuple(resnet50())),
-        Workload("gpt2", "GPT-2 small", tuple(gpt2())),
-    )
-}
+_MANY = (
+    Workload("200x64x64", "200 × 64²", ((64, 64),) * 200),
+    Workload("1000x1000", "1000 × 1000", ((1000,),) * 1000),
+    Workload("resnet50", "ResNet-50", tuple(resnet50())),
+    Workload("gpt2", "GPT-2 small", tuple(gpt2())),
+)
+_ONE_ON_CPU = (
+    _one(1_000, "1 k"),
+    _one(100_000, "100 k"),
+    _one(1_000_000, "1 M"),
+    _one(16_000_000, "16 M"),
+    _one(64_000_000, "64 M"),
+)
+_ONE_ON_GPU = (
+    _one(1_000_000, "1 M"),
+    _one(100_000_000, "100 M"),
+    Workload("1x100M-zeros", "1 × 100 M, zeros", ((100_000_000,),), zeros=True),
+)
+
+#: What each benchmark steps, by the name on the command line.
+ON_CPU = {workload.key: workload for workload in (*_ONE_ON_CPU, *_MANY)}
+ON_GPU = {workload.key: workload for workload in (*_ONE_ON_GPU, *_MANY)}

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench import __main__ as command
 from bench import cpu, harness, machine, results, workloads
-from bench.competitors import ADAM, BETAS, CPU, LION, LR, OURS, TEXTBOOK, Lion, MemoryLimit
+from bench.competitors import ADAM, BETAS, CPU, LION, LR, OURS, TEXTBOOK, Lion, Make, MemoryLimit
 from bench.workloads import Arrays
 
 ROOT = Path(__file__).parents[1]
@@ -33,15 +35,15 @@ def grads(seed: int) -> Arrays:
     return [np.float32(1e-7) * first, *others]
 
 
-def stepped(name: str) -> Arrays:
+def stepped(make: Make, array: Callable[[Any], Any] = lambda x: x) -> Arrays:
     """The parameters after a few steps, with other gradients in the last two; or a skip."""
     try:
-        runner = CPU[name](params(), grads(2))
+        runner = make(list(map(array, params())), list(map(array, grads(2))))
     except harness.MissingError as error:
-        pytest.skip(f"{name}: {error}")
+        pytest.skip(str(error))
     try:
         runner.run(STEPS - 2)
-        runner.give(grads(3))
+        runner.give(list(map(array, grads(3))))
         runner.run(2)
         runner.finish()
         return [np.array(p) for p in runner.params()]
@@ -51,12 +53,16 @@ def stepped(name: str) -> Arrays:
 
 @pytest.fixture(scope="module")
 def textbook() -> Arrays:
-    return stepped(TEXTBOOK)
+    return stepped(CPU[TEXTBOOK])
 
 
 @pytest.mark.parametrize("name", ADAM)
 def test_all_are_the_same_adam(name: str, textbook: Arrays) -> None:
-    for start, mine, theirs in zip(params(), stepped(name), textbook, strict=True):
+    agree(stepped(CPU[name]), textbook)
+
+
+def agree(found: Arrays, textbook: Arrays) -> None:
+    for start, mine, theirs in zip(params(), found, textbook, strict=True):
         assert mine.dtype == np.float32
         assert np.all(mine != start)
         # The least exact take 1 - beta2**t in float32, which at t = 1 is eps / (1 - beta2) off.
@@ -72,7 +78,7 @@ def test_the_rule_of_ones_own_is_lion() -> None:
         for i, g in enumerate(grads(2 if step < STEPS - 2 else 3)):
             expected[i] -= lr * np.sign(beta1 * m[i] + (1 - beta1) * g)
             m[i] = beta2 * m[i] + (1 - beta2) * g
-    for mine, theirs in zip(stepped(LION), expected, strict=True):
+    for mine, theirs in zip(stepped(CPU[LION]), expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6 * lr)
 
 
@@ -100,7 +106,7 @@ def test_the_memory_limit_makes_several_passes_over_what_is_too_large(
 
 
 def test_the_shapes_are_those_of_the_networks() -> None:
-    counts = {key: (len(w.shapes), w.elements) for key, w in workloads.ALL.items()}
+    counts = {key: (len(w.shapes), w.elements) for key, w in workloads.ON_CPU.items()}
     assert counts["resnet50"] == (161, 25_557_032)
     assert counts["gpt2"] == (148, 124_439_808)
     assert counts["200x64x64"] == (200, 819_200)
@@ -219,6 +225,16 @@ def test_a_run_prints_tables_and_writes_a_picture(
     assert command.main(["show", saved, "--plot", str(picture)]) == 0
     assert capsys.readouterr().out == printed
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_in_the_readme_is_the_result_that_is_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("rich")
+    assert command.main(["show", str(ROOT / "bench/results/cpu.json"), "--readme"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 7
+    assert printed in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_interrupted_run_ends_cleanly(

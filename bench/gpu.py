@@ -1,0 +1,131 @@
+"""The GPU benchmark: three clocks on every workload, and what is to be reached.
+
+- Device time lies between two events on the device's stream, before and after the steps of a turn.
+  Where the host is slower than the device it is the host's time.
+- Host time is that of the call alone, on an idle device: each step is waited for, off the clock.
+- End to end is on the wall clock, until all steps of a turn are done.
+
+Everyone takes turns, as on a CPU. What is smaller than several caches is there several times, with
+the same competitor on each set of arrays in turn, so that no step finds its arrays in the cache.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from functools import partial
+from time import perf_counter
+
+import numpy as np
+
+from . import machine
+from .harness import MissingError, Runner, Tick, compare
+from .on_device import Device, Entry, Rotation, everyone
+from .results import DEVICE_TIME, END_TO_END, HOST_TIME, Comparison, Report, Row
+from .workloads import ON_GPU, Arrays, Workload
+
+PARTS = tuple(ON_GPU)
+LARGEST = ("1x100M", "1x100M-zeros", "gpt2")  # left out of a quick run
+
+#: A competitor's arrays are together at least so many times the cache.
+CACHES = 4
+STATE, GIVEN = 16, 8  # bytes of an element of p, g, m and v, and of p and g
+
+
+def run(device: Device, parts: Sequence[str], *, rounds: int, turn: float, tick: Tick) -> Report:
+    """Run these parts on this device."""
+    report = Report(
+        kind="gpu",
+        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        machine={**machine.describe(machine.available()), **device.describe()},
+        versions=machine.versions(),
+        settings={"rounds": rounds, "turn": turn},
+    )
+    for part in parts:
+        report.comparisons += comparisons(device, ON_GPU[part], rounds, turn, tick)
+    return report
+
+
+def ticks(device: Device, parts: Sequence[str], rounds: int) -> int:
+    """How often a run over these parts calls `tick`."""
+    return len(parts) * 3 * (len(everyone(device)) + rounds)
+
+
+def comparisons(
+    device: Device, workload: Workload, rounds: int, turn: float, tick: Tick
+) -> Iterator[Comparison]:
+    """Everyone on one workload, by each clock. As on a CPU they share parameters and gradients."""
+    shape = workload.key, workload.title, len(workload.shapes), workload.elements
+    number = max(1, -(-CACHES * device.cache // (STATE * workload.elements)))
+    try:
+        _room(device, number * GIVEN * workload.elements)
+        sets = [_given(device, workload, seed) for seed in range(number)]
+    except MissingError as error:
+        rows = [Row(name, missing=str(error)) for name in everyone(device)]
+        yield Comparison(*shape, rows, END_TO_END)
+        return
+    clocks = (
+        (DEVICE_TIME, device.seconds, turn),
+        (HOST_TIME, partial(on_host, device), turn / 10),  # much of it is off the clock
+        (END_TO_END, partial(to_the_end, device), turn),
+    )
+    for measure, stopwatch, long in clocks:
+        made = {
+            name: partial(_made, device, entry, measure, sets)
+            for name, entry in everyone(device).items()
+        }
+        said = f"{workload.title}, {measure.lower()}"
+        rows = compare(
+            made,
+            rounds=rounds,
+            turn=long,
+            stopwatch=stopwatch,
+            tick=lambda text, said=said: tick(f"{said}: {text}"),  # type: ignore[misc]
+        )
+        yield Comparison(*shape, rows, measure)
+
+
+def on_host(device: Device, runner: Runner, steps: int) -> float:
+    """Seconds that the calls of these steps take, each on an idle device."""
+    seconds = 0.0
+    for _ in range(steps):
+        runner.finish()
+        device.synchronize()
+        start = perf_counter()
+        runner.run(1)
+        seconds += perf_counter() - start
+    return seconds
+
+
+def to_the_end(device: Device, runner: Runner, steps: int) -> float:
+    """Seconds on the wall clock until this many steps are done."""
+    start = perf_counter()
+    runner.run(steps)
+    runner.finish()
+    device.synchronize()
+    return perf_counter() - start
+
+
+def _given(device: Device, workload: Workload, seed: int) -> tuple[Arrays, Arrays]:
+    """Parameters and gradients on the device."""
+    params = [device.array(p) for p in workload.arrays(2 * seed + 1)]
+    if workload.zeros:
+        return params, [device.array(np.zeros(s, np.float32)) for s in workload.shapes]
+    return params, [device.array(g) for g in workload.arrays(2 * seed + 2)]
+
+
+def _made(
+    device: Device, entry: Entry, measure: str, sets: Sequence[tuple[Arrays, Arrays]]
+) -> Runner:
+    """The competitor on every set, unless this clock does not see it, or memory is short."""
+    if measure == DEVICE_TIME and not entry.seen:
+        raise MissingError("its work is not on the default stream, where the events are")
+    elements = sum(p.size for params, _ in sets for p in params)
+    _room(device, entry.needs * elements)
+    return Rotation(entry.make(params, grads) for params, grads in sets)
+
+
+def _room(device: Device, needs: int) -> None:
+    available = device.available()
+    if needs > available:
+        raise MissingError(f"needs {needs / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free")
