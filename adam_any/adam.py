@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import rules
+from .nonfinite import policy
 from .optimizer import Optimizer
 from .rules import Schedule
 
@@ -23,10 +24,16 @@ class Adam(Optimizer):
     weight_decay : L2, added to the gradient as weight_decay * p.
     amsgrad : divide by the largest v so far (uncorrected), as torch has it.
     maximize : climb instead of descending.
+    nonfinite : what to do about a gradient that has an infinity, a NaN, or a number whose square
+        overflows the dtype that its leaf is computed in. "propagate" it into p, as others do;
+        "raise" ValueError, naming the first such leaf, with nothing changed; or "skip" the whole
+        step: parameters, moments and step counts stay, and `skipped` counts it. The latter two read
+        each gradient once more, and wait once for each device.
     engine : None chooses the fastest for each leaf; "eager" forces the reference.
 
     Real and imaginary part of a complex array are updated as two real arrays. Half precision is
     computed in float32, with float32 moments. What is written, and the errors: see `Optimizer`.
+    `nonfinite` and `skipped` belong to the optimizer and its copies, not to a saved state.
 
     >>> opt = Adam(params, lr=1e-2)
     >>> for _ in range(1000):
@@ -45,10 +52,17 @@ class Adam(Optimizer):
         *,
         amsgrad: bool = False,
         maximize: bool = False,
+        nonfinite: str = "propagate",
         engine: str | None = None,
     ) -> None:
         rule = rules.Adam(lr, betas, eps, weight_decay, self._decoupled, amsgrad, maximize)
+        self._nonfinite = policy(nonfinite)
         super().__init__(params, rule, engine=engine)
+
+    @property
+    def skipped(self) -> int:
+        """The number of steps left out because of `nonfinite="skip"`."""
+        return self._skipped
 
 
 class AdamW(Adam):
@@ -70,8 +84,17 @@ class AdamW(Adam):
         *,
         amsgrad: bool = False,
         maximize: bool = False,
+        nonfinite: str = "propagate",
         engine: str | None = None,
     ) -> None:
         super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad=amsgrad, maximize=maximize, engine=engine
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            nonfinite=nonfinite,
+            engine=engine,
         )

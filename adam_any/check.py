@@ -107,6 +107,16 @@ def replacement(path: str, want: Backend, shape: tuple[int, ...], x: Any) -> Bac
     return have
 
 
+def uncaptured(path: str, capturing: bool) -> None:
+    """Raise where a step would only be recorded in a CUDA graph."""
+    if capturing:
+        raise RuntimeError(
+            f"{path!r}: its stream is being captured, but the bias correction changes at every "
+            "step, and a graph would replay that of one; capture what computes the gradients, and "
+            "step outside the graph"
+        )
+
+
 def shape_of(x: Any) -> tuple[int, ...]:
     """The shape of an array or a Python float."""
     return tuple(getattr(x, "shape", ()))

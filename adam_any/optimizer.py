@@ -1,6 +1,7 @@
 """The optimizer: owns parameters, step counts and moments, and runs the flow of a step.
 
 grads tree -> match paths with params -> check every leaf, before anything is written
+           -> test for finite numbers, where asked for
            -> coefficients of each step count -> each plan.step -> params tree
 """
 
@@ -10,11 +11,12 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import optree
 
-from . import check, checkpoint, engines, files, rules
+from . import check, checkpoint, engines, nonfinite, rules
 from .engines.base import Leaf, Plan, Update
 from .libraries import zeros
 from .memory import Written
@@ -55,14 +57,16 @@ class Optimizer:
     _plans: list[Plan] | None
     _written: Written
     _torn: bool
+    #: What `nonfinite` says, and how many steps it has left out; `Adam` has them in its face.
+    _nonfinite: str = "propagate"
+    _skipped: int = 0
 
     def __init__(self, params: Any, rule: Rule, *, engine: str | None = None) -> None:
         if not dataclasses.is_dataclass(rule) or isinstance(rule, type):
             raise TypeError(f"rule is {rule!r}; it must be an instance of a frozen dataclass")
         self._begin(params, rule, engines.valid(engine))
         for leaf in self._leaves:
-            compute = leaf.backend.compute
-            leaf.moments = tuple(zeros(leaf.library, leaf.array, compute) for _ in rule.moments)
+            leaf.moments = self._zeros(leaf)
 
     def _begin(self, params: Any, rule: Rule, engine: str | None) -> None:
         """Everything but the moments."""
@@ -77,6 +81,10 @@ class Optimizer:
         self._check_representable(rule)
         self._written = _written(self._leaves)
         self._rule, self._engine, self._plans, self._torn = rule, engine, None, False
+
+    def _zeros(self, leaf: Leaf) -> tuple[Any, ...]:
+        compute = leaf.backend.compute
+        return tuple(zeros(leaf.library, leaf.array, compute) for _ in self._rule.moments)
 
     def step(self, grads: Any) -> Any:
         """Update the parameters once, and return them in a container like the one given.
@@ -98,12 +106,23 @@ class Optimizer:
                 path = self._paths[i]
                 raise ValueError(f"{path!r}: a gradient for a parameter that is None; pass None")
         gathered = [(plan, plan.gather(aligned, self._written)) for plan in self._current_plans()]
+        if self._nonfinite != "propagate":
+            gathered = nonfinite.settled(gathered)
+            complaint = nonfinite.complaint(gathered, aligned)
+            if complaint is not None and self._nonfinite == "raise":
+                raise ValueError(complaint)
+            if complaint is not None:
+                self._skipped += 1
+                return self._tree()
         turns = [turn for plan, mine in gathered for turn in self._turns(plan, mine)]
 
-        updates = _run(self._rule, turns, in_place=False)  # what fails here has changed nothing
-        # Put where it is, past __setattr__, which would take a tenth of a small step.
+        updates: list[Update] = []
+        for plan, c, mine in turns:  # what fails before the first that writes has changed nothing
+            if plan.in_place:
+                # Put where it is, past __setattr__, which would take a tenth of a small step.
+                self.__dict__["_torn"] = True
+            updates += plan.step(self._rule, c, mine)
         self.__dict__["_torn"] = True
-        updates += _run(self._rule, turns, in_place=True)
         for leaf, array, moments in updates:
             leaf.array, leaf.moments = array, moments
         for plan, mine in gathered:
@@ -114,14 +133,16 @@ class Optimizer:
         return self._tree()
 
     def _current_plans(self) -> list[Plan]:
-        """The plans, made anew if there are none, or a parameter has moved under its own name."""
+        """The plans, those that write in place last; made anew if there are none, or a parameter
+        has moved under its own name."""
         if self._plans is not None:
             for plan in self._plans:
                 if not plan.current():
                     self.params = self._tree()  # checks everything, and drops the plans
                     break
         if self._plans is None:
-            self._plans = engines.plans(self._rule, self._leaves, self._engine)
+            plans = engines.plans(self._rule, self._leaves, self._engine)
+            self._plans = sorted(plans, key=attrgetter("in_place"))
         return self._plans
 
     def _turns(self, plan: Plan, grads: Sequence[Any]) -> list[Turn]:
@@ -211,6 +232,8 @@ class Optimizer:
         Raises OSError where the file cannot be written, ValueError for a rule's option that a file
         cannot hold, and RuntimeError after an interrupted step.
         """
+        from . import files  # a third of the time of importing the package
+
         self._refuse_torn()
         files.save(path, self._rule, self._leaves)
 
@@ -221,10 +244,13 @@ class Optimizer:
         ValueError where the content does not fit or is damaged, and OSError where it cannot be
         read; nothing has changed then.
         """
+        from . import files
+
         self._restore(*files.load(path, self._rule, self._leaves))
 
     def _restore(self, rule: Rule, restored: Iterable[checkpoint.Restored]) -> None:
         self._check_representable(rule)
+        self._torn = True  # until all of it is in place
         self._rule, self._plans = rule, None
         for leaf, steps, moments in restored:
             leaf.steps, leaf.moments = steps, moments
@@ -235,15 +261,18 @@ class Optimizer:
             "rule": self._rule,
             "engine": self._engine,
             "torn": self._torn,
+            "nonfinite": (self._nonfinite, self._skipped),
             "params": self._tree(),
-            "state": [(leaf.steps, leaf.moments) for leaf in self._leaves],
+            # After an interrupted step they may be gone, and nobody reads them any more.
+            "state": [(leaf.steps, () if self._torn else leaf.moments) for leaf in self._leaves],
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._begin(state["params"], state["rule"], state["engine"])
         for leaf, (steps, moments) in zip(self._leaves, state["state"], strict=True):
-            leaf.steps, leaf.moments = steps, moments
+            leaf.steps, leaf.moments = steps, moments or self._zeros(leaf)
         self._torn = state["torn"]
+        self._nonfinite, self._skipped = state["nonfinite"]
 
     def __copy__(self) -> Optimizer:
         """An optimizer that steps alone: its parameters and moments are copies."""
@@ -251,7 +280,8 @@ class Optimizer:
         arrays = [None if s is None else s.library.copy(s.array) for s in self._slots]
         state["params"] = optree.tree_unflatten(self._spec, arrays)
         state["state"] = [
-            (leaf.steps, tuple(map(leaf.library.copy, leaf.moments))) for leaf in self._leaves
+            (steps, tuple(map(leaf.library.copy, moments)))
+            for leaf, (steps, moments) in zip(self._leaves, state["state"], strict=True)
         ]
         new = type(self).__new__(type(self))
         new.__setstate__(state)
@@ -269,7 +299,10 @@ class Optimizer:
         object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{k}={v!r}" for k, v in rules.fields(self._rule).items())
+        shown = rules.fields(self._rule)
+        if self._nonfinite != "propagate":
+            shown["nonfinite"] = self._nonfinite
+        options = ", ".join(f"{k}={v!r}" for k, v in shown.items())
         elements = sum(math.prod(leaf.shape) for leaf in self._leaves)
         return (
             f"<{type(self).__name__}({options}): {len(self._leaves)} leaves, {elements:,} elements>"
@@ -302,15 +335,6 @@ class Optimizer:
 def _leaf(index: int, path: str, x: Any) -> Leaf:
     facts = check.parameter(path, x)  # before anything else is asked of it
     return Leaf(index, path, x, check.shape_of(x), facts)
-
-
-def _run(rule: Rule, turns: Sequence[Turn], *, in_place: bool) -> list[Update]:
-    """Step the plans that write in place or consume their moments, or those that do not."""
-    updates = []
-    for plan, c, grads in turns:
-        if plan.in_place is in_place:
-            updates += plan.step(rule, c, grads)
-    return updates
 
 
 def _written(leaves: Iterable[Leaf]) -> Written:

@@ -97,8 +97,8 @@ class Adam:
         return {
             "alpha": lr / one_minus_power(beta1),
             "s": 1.0 / scalar.sqrt(one_minus_power(beta2)),
-            "w1": min(beta1, 1.0 - beta1),
-            "w2": min(beta2, 1.0 - beta2),
+            "w1": 1.0 - beta1 if beta1 >= 0.5 else beta1,
+            "w2": 1.0 - beta2 if beta2 >= 0.5 else beta2,
             "eps": self.eps,
             "wd": self.weight_decay,
             "decay": lr * self.weight_decay,
@@ -140,7 +140,7 @@ def rounded(rule: Rule, t: int, lr: float, compute: str) -> Coefficients:
     Raises ValueError when one is not a finite number there.
     """
     values = rule.coefficients(t, lr)
-    there = array("f" if compute == "float32" else "d", values.values()).tolist()
+    there = array("f" if compute == "float32" else "d", values.values())
     if not math.isfinite(sum(there)):
         for (name, value), finite in zip(values.items(), map(math.isfinite, there), strict=True):
             if not finite:

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import settings
 
 from adam_any import Optimizer
+from adam_any.engines import nvrtc
+from adam_any.libraries import row
 
+from . import emulated
 from .libraries import LIBRARIES, Lib, missing, ready
 
 # Seeded by the test itself, so that a run can be repeated; timing decides nothing.
@@ -25,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="fail, instead of skipping, where this library cannot be tested (repeatable)",
+        help="fail, instead of skipping, where this library or tool is lacking (repeatable)",
     )
     parser.addoption(
         "--full-faults",
@@ -36,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     required = set(config.getoption("--require-library"))
-    unknown = required - {lib.name for lib in LIBRARIES}
+    unknown = required - {lib.name for lib in LIBRARIES} - set(TOOLS)
     if unknown:
         raise pytest.UsageError(f"--require-library: no library under test is named {unknown}")
 
@@ -50,6 +53,27 @@ def require(config: pytest.Config, lib: Lib) -> None:
         if required and not (lib.device == "cuda" and lib.name == "torch"):
             pytest.fail(f"required: {reason}", pytrace=False)
         pytest.skip(reason)
+
+
+#: What proves the CUDA engine without a GPU, and why it is lacking: a compiler, and a way to run.
+TOOLS = {"nvrtc": nvrtc.missing, "emulated": emulated.missing}
+
+
+def tool(config: pytest.Config, name: str) -> None:
+    """Skip the test, or fail it where the tool is required, unless it is there."""
+    reason = TOOLS[name]()
+    if reason is not None:
+        if name in config.getoption("--require-library"):
+            pytest.fail(f"required: {reason}", pytrace=False)
+        pytest.skip(f"{reason}; it needs pip install -e '.[cuda13]', and g++, but no GPU")
+
+
+@pytest.fixture
+def emulation(request: pytest.FixtureRequest) -> Iterator[type[emulated.Device]]:
+    """CuPy arrays in the host's memory, stepped by the CUDA engine on the CPU."""
+    tool(request.config, "emulated")
+    with emulated.emulated() as made:
+        yield made
 
 
 def params(libraries: tuple[Lib, ...] = LIBRARIES) -> list[Any]:
@@ -91,7 +115,7 @@ def as_bytes(x: Any) -> bytes:
     elif hasattr(x, "compute"):
         x = x.compute()
     elif type(x).__module__.startswith("cupy"):
-        x = x.get()
+        x = row("cupy").to_host(x)
     elif type(x).__module__.startswith("array_api_strict"):
         x = np.from_dlpack(x)
     return np.asarray(x).tobytes()

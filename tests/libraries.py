@@ -8,10 +8,12 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from adam_any.detect import dtype_name
+from adam_any.engines import compiled
 
 REAL = ("float32", "float64")
 ALL = ("float16", "float32", "float64", "complex64", "complex128")
@@ -29,9 +31,21 @@ class Lib:
     in_place: bool
     #: A step is slow here (lazy graphs), so long runs are shortened.
     slow: bool = False
+    #: As if Numba were not installed.
+    tiles: bool = False
 
     def __str__(self) -> str:
-        return "-".join(filter(None, (self.name, self.device, self.engine))).replace("-cpu", "")
+        parts = (self.name, self.device, self.engine, self.tiles and "tiles")
+        return "-".join(filter(None, parts)).replace("-cpu", "")
+
+    @property
+    def runs(self) -> str:
+        """The engine that steps its arrays of float32."""
+        if self.engine is not None:
+            return self.engine
+        if self.device == "cuda":
+            return "cuda"
+        return {"numpy": "cpu", "torch": "cpu", "jax": "xla"}.get(self.name, "eager")
 
     @property
     def module(self) -> Any:
@@ -101,6 +115,7 @@ def tolerance(dtype: str, path: Any, lr: float) -> Any:
 
 LIBRARIES = (
     Lib("numpy", None, "cpu", ALL, in_place=True),
+    Lib("numpy", None, "cpu", ALL, in_place=True, tiles=True),
     Lib("numpy", "eager", "cpu", ALL, in_place=True),
     Lib("torch", None, "cpu", ("bfloat16", *ALL), in_place=True),
     Lib("torch", "eager", "cpu", ("bfloat16", *ALL), in_place=True),
@@ -136,11 +151,10 @@ def missing(lib: Lib) -> str | None:
 
 @contextlib.contextmanager
 def ready(lib: Lib) -> Iterator[Lib]:
-    """The library as a test needs it: JAX with 64-bit numbers."""
-    if lib.name == "jax":
-        import jax
-
-        with jax.enable_x64(True):
-            yield lib
-    else:
+    """The library as a test needs it: JAX with 64-bit numbers, and Numba away where it says so."""
+    with contextlib.ExitStack() as stack:
+        if lib.name == "jax":
+            stack.enter_context(lib.module.enable_x64(True))
+        if lib.tiles:
+            stack.enter_context(mock.patch.object(compiled, "missing", lambda: "not here"))
         yield lib

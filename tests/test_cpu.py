@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import gc
 import os
 import pickle
 import subprocess
 import sys
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -332,21 +330,6 @@ def test_a_tensor_that_is_no_plain_memory_is_left_to_the_reference(torch_: Any) 
     assert "conjugate" in reasons["c"][1]
     (half,) = Adam({"h": params["half"]}).explain()
     assert (half.engine, "bfloat16" in half.reason) == ("eager", True)
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_a_large_step_needs_little_memory(kernel: str, order: str) -> None:
-    """D23 (torch#97712: as much again as the parameters)."""
-    p = np.zeros((4096, 4096), np.float32)
-    g = np.zeros((4096, 4096), np.float64 if order == "C" else np.float32, order=order)
-    opt = Adam(p)
-    opt.step(g)  # makes the plan, and compiles
-    gc.collect()
-    tracemalloc.start()
-    opt.step(g)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 16e6
 
 
 def test_an_interrupted_step_leaves_the_optimizer_torn(

@@ -22,7 +22,7 @@ NUMPY = places.Place("numpy", np.__version__, "cpu")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200"}  # wide enough for each row to be one line
+    environment = {**os.environ, "COLUMNS": "300"}  # wide enough for each row to be one line
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,

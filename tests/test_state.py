@@ -86,25 +86,6 @@ def test_state_dict_is_laid_out_as_documented(xp: Lib) -> None:
     assert AdamW(1.0).state_dict()["options"]["decoupled"] is True
 
 
-def test_state_is_copied_out_and_in(xp: Lib) -> None:
-    """D5 (torch#196083, open: state that is shared steps twice)."""
-    opt, grads = example(xp)
-    other, _ = example(xp)
-    state = opt.state_dict()
-    kept = {k: as_bytes(v["m"]) for k, v in state["state"].items()}
-    other.load_state_dict(state)
-    before, loaded = snapshot(opt), snapshot(other)
-    if xp.in_place:
-        for entry in state["state"].values():
-            entry["m"][...] = entry["m"] + 1.0
-        assert snapshot(opt) == before
-        assert snapshot(other) == loaded
-        state = opt.state_dict()
-    other.step(grads)
-    opt.step(grads)
-    assert {k: as_bytes(v["m"]) for k, v in state["state"].items()} == kept
-
-
 def test_a_copy_of_a_read_only_parameter_is_replaced_like_it() -> None:
     p = np.ones(2)
     p.flags.writeable = False

@@ -10,13 +10,14 @@ from importlib import import_module
 from itertools import groupby
 from typing import NamedTuple, cast
 
+from ..detect import Backend
 from ..rules import Rule
 from .base import Engine, Leaf, Plan
 
 REFERENCE = "eager"
 
 #: The fast engine that serves a library, where one does.
-_FAST: dict[str, str] = {"numpy": "cpu", "torch": "cpu", "jax": "xla"}
+_FAST = {"numpy": "cpu", "torch": "cpu", "cupy": "cuda", "jax": "xla"}
 
 
 class Choice(NamedTuple):
@@ -48,14 +49,18 @@ def choose(rule: Rule, leaf: Leaf, engine: str | None) -> Choice:
     name, reason = REFERENCE, f"the reference; no faster engine serves {facts.library}"
     if engine is not None:
         name, reason = engine, "asked for"
-    elif facts.library in _FAST:
-        fast = load(_FAST[facts.library])
-        refusal = fast.refusal(rule, leaf)
+    elif (fast := _fast(facts)) is not None:
+        refusal = load(fast).refusal(rule, leaf)
         if refusal is None:
-            name, reason = _FAST[facts.library], fast.merit()
+            name, reason = fast, load(fast).merit()
         else:
             reason = refusal
     return Choice(leaf.path, facts.library, str(facts.device), facts.dtype, name, reason)
+
+
+def _fast(facts: Backend) -> str | None:
+    on_cuda = facts.library == "torch" and facts.device.type == "cuda"
+    return "cuda" if on_cuda else _FAST.get(facts.library)
 
 
 def explain(rule: Rule, leaves: Iterable[Leaf], engine: str | None) -> Explanation:

@@ -70,7 +70,10 @@ class Plan(Protocol):
     in_place: bool
 
     def gather(self, grads: Sequence[Any], written: Written) -> Sequence[Any]:
-        """The gradients of this plan's leaves, None for those to skip, from those of all leaves."""
+        """The gradients of this plan's leaves, None for those to skip, from those of all leaves.
+
+        An int stands for the address of one that is read where it lies.
+        """
         ...
 
     def step(self, rule: Rule, c: Coefficients, grads: Sequence[Any]) -> list[Update]:

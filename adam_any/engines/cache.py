@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -31,6 +32,12 @@ def module(text: str, version: str = "") -> ModuleType:
     sys.modules[name] = made  # Numba looks for a function's module by its name
     spec.loader.exec_module(made)
     return made
+
+
+def made(name: str, make: Callable[[], bytes]) -> Path:
+    """The path of a file whose content is made if there is none; the name says all about it."""
+    path = _directory() / name
+    return path if path.is_file() else keep(name, make())
 
 
 def keep(name: str, content: bytes) -> Path:

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import check
-from ..libraries import zeros
 from ..memory import Written
 from ..program import UnsupportedError, program
 from ..rules import Coefficients, Rule
@@ -66,7 +64,7 @@ class Plan:
 
     def __init__(self, rule: Rule, leaves: Sequence[Leaf]) -> None:
         for leaf in leaves:
-            _lay_out(leaf)
+            plan.lay_out(leaf)
         self.leaves = leaves
         traced = program(rule)
         self._host = HOSTS[leaves[0].backend.library](leaves)
@@ -76,12 +74,10 @@ class Plan:
         self._parts = 2 if leaves[0].backend.complex else 1
         lengths = [plan.length(leaf) for leaf in leaves]
         chunk = self._kernel.longest(sum(lengths))
-        self._table = Table([_addresses(leaf) for leaf in leaves], lengths, chunk)
+        self._table = Table([plan.addresses(leaf) for leaf in leaves], lengths, chunk)
         self._launch = self._kernel.bind(self._table)
         self._values = traced.values
-        self._bytes = [n * plan.real_size(leaves[0]) for n in lengths]
-        indices = [leaf.index for leaf in leaves]
-        self._mine = None if indices == list(range(len(indices))) else _getter(indices)
+        self._gradients = plan.Gradients(leaves, self._host)
         self._pack = struct.Struct(f"{len(leaves)}q").pack_into
         self._row = self._table.gradients.data
 
@@ -91,28 +87,19 @@ class Plan:
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
         """For each leaf the address of its gradient, or the gradient where it must be copied."""
-        mine = grads[: len(self.leaves)] if self._mine is None else self._mine(grads)
-        found: list[Any] | None = self._host.addresses(mine)
-        if found is None:
-            pairs = zip(self.leaves, mine, strict=True)
-            return [self._look(leaf, g, written) for leaf, g in pairs]
-        for k in written.near(found, self._bytes):
-            found[k] = self._look(self.leaves[k], mine[k], written)
-        return found
+        return self._gradients.find(grads, written, self._look)
 
     def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
-        """One gradient: None, its address, or the gradient itself if it must be copied."""
-        if g is None:
-            return None
+        """The address of one gradient, or the gradient itself if it must be copied."""
         check.gradient(leaf.path, leaf.backend, leaf.shape, g)
         if 0 in leaf.shape:
             return 0
         extent = leaf.library.extent(g)
         if extent is not None and written.spoils(extent, leaf.extent):
             return leaf.library.copy(g)
-        if extent is not None and self._host.readable(leaf, g):
-            return extent.address
-        return g
+        if extent is None or g.dtype != leaf.array.dtype or not self._host.readable(leaf, g):
+            return g
+        return extent.address
 
     def step(self, rule: Rule, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Update every leaf that has a gradient, in place."""
@@ -159,31 +146,3 @@ class Plan:
         begins = np.cumsum([0, *lengths[:-1]]) * line.itemsize
         table.gradients[:] = line.ctypes.data + begins
         self._kernel.bind(table)(values)
-
-
-def _getter(indices: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    if len(indices) == 1:
-        return lambda grads: (grads[indices[0]],)
-    return itemgetter(*indices)
-
-
-def _addresses(leaf: Leaf) -> list[int]:
-    extents = [leaf.extent, *map(leaf.library.extent, leaf.moments)]
-    return [extent.address for extent in extents if extent is not None]
-
-
-def _lay_out(leaf: Leaf) -> None:
-    """Give the moments the parameter's order in memory; they may have come from anywhere."""
-    p = leaf.extent
-    assert p is not None
-    strides = (*p.strides, p.itemsize // 2) if leaf.backend.complex else p.strides
-
-    def like(old: Any) -> Any:
-        at = leaf.library.extent(old)
-        if at is not None and plan.alike(at.shape, at.strides, strides):
-            return old
-        new = zeros(leaf.library, leaf.array, leaf.backend.compute)
-        new[...] = old
-        return new
-
-    leaf.moments = tuple(map(like, leaf.moments))

@@ -45,6 +45,8 @@ class Plan:
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
         """Check the gradients, and copy those that the step itself would overwrite."""
         gathered = []
+        first = self.leaves[0]
+        check.uncaptured(first.path, first.library.capturing(first.array))
         for leaf in self.leaves:
             g = grads[leaf.index]
             if g is not None:
@@ -76,10 +78,11 @@ def update(
     """The rule on one array: its new numbers in the compute dtype, and its new moments."""
     library = row(cast(str, detect.library(p)))
     xp = library.namespace(p)
-    p, g = (_converted(xp, library.reals(x), getattr(xp, compute)) for x in (p, g))
-    new, *after = rule.update(xp, c, p, g, *moments)
-    # A moment that is the parameter or gradient itself would change with it.
-    after = [library.copy(x) if x is p or x is g else x for x in after]
+    with library.on(p):
+        p, g = (_converted(xp, library.reals(x), getattr(xp, compute)) for x in (p, g))
+        new, *after = rule.update(xp, c, p, g, *moments)
+        # A moment that is the parameter or gradient itself would change with it.
+        after = [library.copy(x) if x is p or x is g else x for x in after]
     return new, tuple(library.array(moment) for moment in after)
 
 

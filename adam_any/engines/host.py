@@ -3,9 +3,10 @@
 One class for each library, made for the leaves of one plan, with the same methods:
 
 - `refusal(leaf)` says why a parameter of this library cannot be written by address, or is None.
-- `addresses(grads)` are those of all gradients, in one tight pass, if every one can be read in
-  place; None otherwise, and each is then looked at on its own.
-- `readable(leaf, g)` says whether one gradient, already checked, can be read in place.
+- `addresses(grads)` has for each gradient its address, if it can be read in place, or else None:
+  such a gradient is then looked at on its own. It is one tight pass.
+- `readable(leaf, g)` says whether one gradient, already checked, can be read in place, if its
+  dtype can.
 - `view(g, axes)` is a gradient with its axes in another order, and `fill(out, g)` copies a part of
   it into a line of reals, converting it.
 - `moved()` says whether a parameter lies elsewhere than when the plan was made.
@@ -17,8 +18,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from ctypes import addressof, c_char
-from functools import reduce
-from operator import or_
 from typing import Any, cast
 
 import numpy as np
@@ -43,26 +42,26 @@ class NumPy:
         """None: what is accepted as a parameter can be written by address."""
         return None
 
-    def addresses(self, grads: Sequence[Any]) -> list[int] | None:
-        """Those of all gradients, if each is like its parameter and in C order."""
+    def addresses(self, grads: Sequence[Any]) -> list[int | None]:
+        """The address of each gradient that is like its parameter and in C order."""
+        found: list[int | None] = [None] * len(grads)
+        odd, dtype = self._odd, self._dtype
         if not self._plain:
-            return None
-        found, odd, dtype = [], 0, self._dtype
-        try:
-            for g, shape in zip(grads, self._shapes, strict=True):
-                if type(g) is not np.ndarray or g.dtype is not dtype or g.shape != shape:
-                    return None
-                address = addressof(_buffer(g))
-                odd |= address
-                found.append(address)
-        except (TypeError, ValueError, BufferError):  # cannot be written, or is in another order
-            return None
-        return None if odd & self._odd else found
+            return found
+        for k, (g, shape) in enumerate(zip(grads, self._shapes, strict=True)):
+            if type(g) is np.ndarray and g.dtype is dtype and g.shape == shape:
+                try:
+                    address = addressof(_buffer(g))
+                except (TypeError, ValueError, BufferError):
+                    continue  # it cannot be written, or is in another order
+                if not address & odd:
+                    found[k] = address
+        return found
 
     def readable(self, leaf: Leaf, g: Any) -> bool:
-        """Whether its dtype, order and alignment are the parameter's."""
+        """Whether its order is the parameter's, and it is aligned."""
         p = leaf.array
-        if not isinstance(g, np.ndarray) or g.dtype != p.dtype:  # a scalar has no lasting address
+        if not isinstance(g, np.ndarray):  # a scalar has no lasting address
             return False
         return alike(leaf.shape, g.strides, p.strides) and g.flags.aligned
 
@@ -107,23 +106,26 @@ class Torch:
             return f"{leaf.path!r} is a lazy conjugate or negative; call its resolve method"
         return None
 
-    def addresses(self, grads: Sequence[Any]) -> list[int] | None:
-        """Those of all gradients, if each has its parameter's dtype, shape and strides."""
-        tensors, found = _tensors(), []
-        for g, (dtype, shape, stride) in zip(grads, self._likes, strict=True):
+    def addresses(self, grads: Sequence[Any]) -> list[int | None]:
+        """The address of each gradient that has its parameter's dtype, shape and strides."""
+        found: list[int | None] = [None] * len(grads)
+        tensors, device, odd = _tensors(), self._params[0].device, self._odd
+        for k, (g, (dtype, shape, stride)) in enumerate(zip(grads, self._likes, strict=True)):
             if type(g) not in tensors or g.dtype != dtype or g.shape != shape:
-                return None
-            if g.stride() != stride or g.device.type != "cpu" or g.is_conj() or g.is_neg():
-                return None
-            found.append(g.data_ptr())
-        return None if reduce(or_, found) & self._odd or 0 in found else found
+                continue
+            if g.stride() != stride or g.device != device or g.is_conj() or g.is_neg():
+                continue
+            address = g.data_ptr()
+            if not address & odd:
+                found[k] = address
+        return found
 
     def readable(self, leaf: Leaf, g: Any) -> bool:
-        """Whether its dtype, order and alignment are the parameter's, and its values its own."""
+        """Whether its order is the parameter's, it is aligned, and its values are its own."""
         x = leaf.array
-        if type(g) not in _tensors() or g.dtype != x.dtype or g.is_conj() or g.is_neg():
+        if type(g) not in _tensors() or g.is_conj() or g.is_neg() or g.data_ptr() % g.itemsize:
             return False
-        return alike(leaf.shape, g.stride(), x.stride()) and not g.data_ptr() & self._odd
+        return alike(leaf.shape, g.stride(), x.stride())
 
     def view(self, g: Any, axes: Shape) -> Any:
         """The same memory with its axes in this order."""

@@ -13,12 +13,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..memory import Extent
+from ..libraries import zeros
+from ..memory import Extent, Written
 from .base import Leaf
 
 Shape = tuple[int, ...]
@@ -41,6 +43,42 @@ class Table:
     def gradients(self) -> Any:
         """The row of gradient addresses, to be written before each call."""
         return self.addresses[0]
+
+
+class Arrays(Protocol):
+    """What knows the arrays of a library, such as `host.NumPy`."""
+
+    def addresses(self, grads: Sequence[Any]) -> list[int | None]:
+        """For each gradient its address if it can be read in place, or else None."""
+        ...
+
+
+class Gradients:
+    """Finds where the gradients of a plan's leaves lie: one tight pass over all, and a look at each
+    that cannot be read in place, or that may lie where a leaf is written."""
+
+    def __init__(self, leaves: Sequence[Leaf], arrays: Arrays) -> None:
+        self._leaves, self._addresses, self._pick = leaves, arrays.addresses, _picker(leaves)
+        self._sizes = [length(leaf) * real_size(leaf) for leaf in leaves]
+        self._clear: tuple[Written, list[int]] | None = None
+
+    def find(
+        self, grads: Sequence[Any], written: Written, look: Callable[[Leaf, Any, Written], Any]
+    ) -> list[Any]:
+        """For each leaf an address, None, or what `look` returns."""
+        mine = self._pick(grads)
+        found: list[Any] = self._addresses(mine)
+        known, odd = found, []
+        if None in found:
+            known = [address or 0 for address in found]
+            odd = [k for k, x in enumerate(found) if x is None and mine[k] is not None]
+        if self._clear != (written, known):  # most often they lie where they lay at the last step
+            near = written.near(known, self._sizes)
+            self._clear = None if near else (written, [*known])
+            odd += near
+        for k in odd:
+            found[k] = look(self._leaves[k], mine[k], written)
+        return found
 
 
 def chunks(lengths: Sequence[int], limit: int) -> Any:
@@ -93,13 +131,54 @@ def alike(shape: Shape, a: Shape, b: Shape) -> bool:
 
 
 def real_size(leaf: Leaf) -> int:
-    """The bytes of one real number of a leaf and its moments."""
+    """The bytes of one real number of a parameter; of its moments, see `moment_size`."""
+    return 2 if leaf.backend.dtype in ("float16", "bfloat16") else moment_size(leaf)
+
+
+def moment_size(leaf: Leaf) -> int:
+    """The bytes of one number of a moment, which has the compute dtype."""
     return 8 if leaf.backend.compute == "float64" else 4
 
 
 def length(leaf: Leaf) -> int:
     """The number of reals of a leaf."""
     return math.prod(leaf.shape) * (2 if leaf.backend.complex else 1)
+
+
+def addresses(leaf: Leaf) -> list[int]:
+    """Where the parameter and its moments lie."""
+    extents = [leaf.extent, *map(leaf.library.extent, leaf.moments)]
+    return [extent.address for extent in extents if extent is not None]
+
+
+def lay_out(leaf: Leaf) -> None:
+    """Give the moments the parameter's order in memory; they may have come from anywhere."""
+    p = leaf.extent
+    assert p is not None
+    size, wide = real_size(leaf), moment_size(leaf)
+    strides = tuple(stride // size * wide for stride in p.strides)
+    if leaf.backend.complex:
+        strides = (*strides, wide)
+
+    def like(old: Any) -> Any:
+        at = leaf.library.extent(old)
+        if at is not None and alike(at.shape, at.strides, strides):
+            return old
+        new = zeros(leaf.library, leaf.array, leaf.backend.compute)
+        leaf.library.write(new, old)
+        return new
+
+    leaf.moments = tuple(map(like, leaf.moments))
+
+
+def _picker(leaves: Sequence[Leaf]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """What picks these leaves' gradients from those of all leaves."""
+    indices = [leaf.index for leaf in leaves]
+    if indices == list(range(len(indices))):
+        return lambda grads: grads[: len(indices)]
+    if len(indices) == 1:
+        return lambda grads: (grads[indices[0]],)
+    return itemgetter(*indices)
 
 
 def pieces(shape: Shape, limit: int) -> Iterator[tuple[int, tuple[Any, ...]]]:

@@ -10,32 +10,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..program import Instruction, Program
-
-_EXPRESSIONS = {
-    "add": "{0} + {1}",
-    "subtract": "{0} - {1}",
-    "multiply": "{0} * {1}",
-    "divide": "{0} / {1}",
-    "negative": "-{0}",
-    "abs": "abs({0})",
-    "sqrt": "sqrt({0})",
-    "sign": "real(1) if {0} > 0 else real(-1) if {0} < 0 else {0} + real(0)",
-    "maximum": "{0} if ({0} > {1}) | ({0} != {0}) else {1}",
-    "minimum": "{0} if ({0} < {1}) | ({0} != {0}) else {1}",
-}
-
-#: Where maximum and minimum take the first of two zeros, or the greater and the lesser.
-_FIRST = {
-    "maximum": "{0} if ({0} >= {1}) | ({0} != {0}) else {1}",
-    "minimum": "{0} if ({0} <= {1}) | ({0} != {0}) else {1}",
-}
-_ORDERED = {
-    "maximum": "{0} + {1} if ({0} == 0) & ({1} == 0) else " + _FIRST["maximum"],
-    "minimum": "-(-{0} - {1}) if ({0} == 0) & ({1} == 0) else " + _FIRST["minimum"],
-}
+from .operations import expressions, python
 
 _MODULE = '''\
 """One pass over memory, generated from a rule."""
@@ -109,22 +85,14 @@ def numba_source(program: Program, compute: str, *, cache: bool) -> str:
 
 
 def _body(program: Program) -> list[str]:
-    expressions = _EXPRESSIONS | _ties()
+    texts = expressions(python)
     loads = [f"{name}_i = {name}[i]" for name in ("g", *program.state)]
     local = {name: f"{name}_i" for name in ("g", *program.state)}
 
     def line(it: Instruction) -> str:
         operands = [local.get(name, name) for name in it.operands]
-        return f"{it.result} = {expressions[it.operation].format(*operands)}"
+        return f"{it.result} = {texts[it.operation].format(*operands)}"
 
     new = zip(program.state, program.outputs, strict=True)
     stores = [f"{name}[i] = {local.get(result, result)}" for name, result in new]
     return [*loads, *map(line, program.instructions), *stores]
-
-
-def _ties() -> dict[str, str]:
-    """How this NumPy chooses between +0 and -0: its SIMD decides, so it is asked."""
-    zeros = np.array([0.0] * 64, np.float32)
-    if np.signbit(np.maximum(zeros, -zeros)[0]):
-        return {}
-    return _FIRST if np.signbit(np.maximum(-zeros, zeros)[0]) else _ORDERED

@@ -8,7 +8,8 @@ library that no array belongs to, but NumPy, which is the host's memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -73,6 +74,19 @@ def _counter(x: Any) -> Any:
     return 0
 
 
+def _on(x: Any) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
+def _capturing(x: Any) -> bool:
+    return False
+
+
+def _largest(arrays: Sequence[Any]) -> list[float]:
+    xp = array_api_compat.array_namespace(*arrays)
+    return [float(xp.max(xp.abs(_reals(x)))) for x in arrays]
+
+
 def from_host(host: Any, like: Any) -> Any:
     """The numbers of a NumPy array beside `like`."""
     return array_api_compat.array_namespace(like).asarray(host, device=like.device)
@@ -105,6 +119,13 @@ class Library:
     settle: Callable[[list[tuple[Any, ...]]], list[tuple[Any, ...]]] = same
     #: A step count of 0 for a pure step of the array.
     counter: Callable[[Any], Any] = _counter
+    #: For each of several arrays on one device, none of them empty, the largest magnitude among its
+    #: reals, infinite or NaN if one is NaN: one read of each, and on a device one wait for all.
+    largest: Callable[[Sequence[Any]], list[float]] = _largest
+    #: Where operations on the array run, and new arrays lie, as a context.
+    on: Callable[[Any], AbstractContextManager[Any]] = _on
+    #: Whether what is done to the array now would only be recorded, in a CUDA graph.
+    capturing: Callable[[Any], bool] = _capturing
 
 
 ROWS = ("numpy", "torch", "cupy", "jax", "dask", "array_api_strict")
@@ -125,4 +146,5 @@ def row(library: str) -> Library:
 def zeros(library: Library, x: Any, compute: str) -> Any:
     """A moment for the parameter `x`: zeros in the compute dtype beside it, laid out alike."""
     xp = library.namespace(x)
-    return xp.zeros_like(library.reals(x), dtype=getattr(xp, compute))
+    with library.on(x):
+        return xp.zeros_like(library.reals(x), dtype=getattr(xp, compute))

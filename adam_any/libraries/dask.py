@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import dask
 import dask.array as da
 import numpy as np
 
-from . import Library
+from .. import detect
+from . import Library, row
 
 
 def _copy(x: Any) -> Any:
@@ -68,4 +69,29 @@ def _settle(results: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return settled
 
 
-ROW = Library(copy=_copy, to_host=_to_host, from_host=_from_host, each=_each, settle=_settle)
+def _largest(arrays: Sequence[Any]) -> list[float]:
+    peaks = [
+        x.map_blocks(
+            _peak,
+            dtype=float,
+            chunks=tuple((1,) * n for n in x.numblocks),
+            meta=np.empty((0,) * x.ndim),
+        )
+        for x in arrays
+    ]
+    return [float(np.max(peak)) for peak in dask.compute(peaks)[0]]
+
+
+def _peak(chunk: Any) -> Any:
+    library = row(cast(str, detect.library(chunk)))
+    return np.full((1,) * chunk.ndim, library.largest([chunk])[0] if chunk.size else 0.0)
+
+
+ROW = Library(
+    copy=_copy,
+    to_host=_to_host,
+    from_host=_from_host,
+    each=_each,
+    settle=_settle,
+    largest=_largest,
+)

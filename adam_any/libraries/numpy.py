@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat.numpy
@@ -9,6 +10,10 @@ import numpy as np
 
 from ..memory import Extent
 from . import Library
+
+#: Elements that `largest` looks at, twice, while they are in the core's cache. Measured at 16
+#: million float32: 65536 and 131072 are equally fast, 8192 and 1 million 1.4 to 1.8 times slower.
+PIECE = 1 << 16
 
 
 def _namespace(x: Any) -> Any:
@@ -56,6 +61,22 @@ def _from_host(host: Any, like: Any) -> Any:
     return out
 
 
+@np.errstate(all="ignore")
+def _largest(arrays: Sequence[Any]) -> list[float]:
+    found = []
+    for x in map(_reals, arrays):
+        if x.size > PIECE:
+            pieces = np.nditer(x, ["external_loop", "buffered"], buffersize=PIECE)
+            x = np.array([_peak(piece) for piece in pieces])
+        found.append(_peak(x))
+    return found
+
+
+def _peak(x: Any) -> float:
+    low, high = np.minimum.reduce(x, axis=None), np.maximum.reduce(x, axis=None)
+    return max(float(high), -float(low))  # both are NaN where one element is
+
+
 def _python_like(x: float, new: Any) -> float:
     return float(new)
 
@@ -70,6 +91,7 @@ ROW = Library(
     copy=_copy,
     to_host=_array,
     from_host=_from_host,
+    largest=_largest,
 )
 
 #: A Python float has moments that are NumPy arrays.
@@ -81,4 +103,5 @@ PYTHON = Library(
     copy=_copy,
     to_host=_array,
     from_host=_from_host,
+    largest=_largest,
 )

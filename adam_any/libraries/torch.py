@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,26 @@ def _from_host(host: Any, like: Any) -> Any:
     return torch.tensor(host, dtype=like.dtype, device=like.device)
 
 
+def _largest(arrays: Sequence[Any]) -> list[float]:
+    lows, highs = zip(*(torch.aminmax(_dense(_reals(x))) for x in arrays), strict=True)
+    found: list[float] = torch.maximum(-torch.stack(lows), torch.stack(highs)).tolist()
+    return found
+
+
+def _dense(x: Any) -> Any:
+    """The same numbers in the order in which they lie: for others aminmax makes a copy."""
+    if x.is_contiguous():
+        return x
+    return x.permute(sorted(range(x.ndim), key=x.stride, reverse=True))
+
+
+def _capturing(x: Any) -> bool:
+    if not x.is_cuda:
+        return False
+    with torch.cuda.device(x.device):
+        return bool(torch.cuda.is_current_stream_capturing())
+
+
 ROW = Library(
     extent=_extent,
     reals=_reals,
@@ -55,4 +76,6 @@ ROW = Library(
     copy=_copy,
     to_host=_to_host,
     from_host=_from_host,
+    largest=_largest,
+    capturing=_capturing,
 )

@@ -1,0 +1,215 @@
+"""The CUDA engine: one launch for all leaves of a device and dtype, on the stream they live on.
+
+- Takes CuPy arrays and torch CUDA tensors that are dense in memory, in any order of their axes, of
+  every dtype. It reads them where they lie.
+- The kernel is generated from the rule's program and compiled without contraction or flushing, so
+  it gives the bits of the reference on NumPy.
+- A step computes addresses and scalars on the host, puts them into the argument of one launch, and
+  returns: nothing is copied or allocated on the device, and nothing is waited for. Gradients of
+  another precision take a launch of their own; more than 4,000 leaves, one for each 4,000.
+- A gradient that lies in another order, or where a leaf is written, goes through a copy on the
+  device.
+- Addresses of parameters and moments, and the chunks, lie in tables on the device. Their memory
+  belongs to the stream of the launch, so it is not used again before the launches are done; a step
+  on another stream makes them anew.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from .. import check, detect
+from ..memory import Extent, Written
+from ..program import Program, UnsupportedError, program
+from ..rules import Coefficients, Rule
+from . import device, plan
+from .base import Leaf, Update
+from .cuda_source import ARGUMENT, CAPACITIES, THREADS, Kind, cuda_source, layout
+
+#: Elements of a chunk, which one block works on: at most, and at least where there are as many; and
+#: how many blocks a launch should have before its chunks grow. Sixteen blocks for each of an H200's
+#: 132 multiprocessors; starting points, to be tuned on a GPU.
+LONG, SHORT, BLOCKS = 16384, 2048, 2112
+
+
+def refusal(rule: Rule, leaf: Leaf) -> str | None:
+    """Why it cannot take the leaf, or None."""
+    facts, path = leaf.backend, repr(leaf.path)
+    lacking = device.missing()
+    if lacking is not None:
+        return lacking
+    if device.architecture(device.number(leaf)) is None:
+        return f"{path} lies on a GPU that this NVRTC does not compile for"
+    if not facts.writable:
+        return f"{path} is read-only"
+    try:
+        traced = program(rule)
+    except UnsupportedError as error:
+        return f"the rule uses {error}"
+    if sum(map(struct.calcsize, layout(traced, facts.compute, CAPACITIES[-1]))) > ARGUMENT:
+        return f"the rule has {len(traced.scalars)} scalars, too many for a kernel's argument"
+    return device.ARRAYS[facts.library].refusal(leaf) or plan.layout(leaf)
+
+
+def merit() -> str:
+    """What it does."""
+    return "one launch for all arrays of a device and dtype, compiled by NVRTC"
+
+
+class Plan:
+    """The leaves of one library, device and dtype."""
+
+    in_place = True
+
+    def __init__(self, rule: Rule, leaves: Sequence[Leaf]) -> None:
+        self.leaves = leaves
+        self._refuse_capture()
+        for leaf in leaves:
+            plan.lay_out(leaf)
+        facts = leaves[0].backend
+        self._device = device.Device(facts.library, device.number(leaves[0]))
+        self._arrays = device.ARRAYS[facts.library](leaves)
+        self._program = program(rule)
+        self._values = self._program.values
+        self._gradients = plan.Gradients(leaves, self._arrays)
+        self._launches = [
+            Launch(self._program, leaves[first : first + CAPACITIES[-1]])
+            for first in range(0, len(leaves), CAPACITIES[-1])
+        ]
+        self._kernels: dict[str, list[Callable[..., None]]] = {}
+        self._own = _real(facts.dtype)
+        self._prepare(self._own)
+        self._stream: Any = None
+
+    def current(self) -> bool:
+        """Whether the parameters lie where they lay when the plan was made."""
+        return not self._arrays.moved()
+
+    def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
+        """For each leaf the address of its gradient; or a gradient of another dtype, or a copy,
+        which lies as its parameter does."""
+        self._refuse_capture()
+        found = self._gradients.find(grads, written, self._look)
+        self._follow(self._device.stream())
+        return found
+
+    def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
+        """The address of one gradient, or what must be kept until the launch."""
+        check.gradient(leaf.path, leaf.backend, leaf.shape, g)
+        if 0 in leaf.shape:
+            return 0
+        extent = cast(Extent, leaf.library.extent(g))
+        real = _real(detect.dtype_name(g.dtype))
+        self._prepare(real)
+        if written.spoils(extent, leaf.extent) or not self._arrays.readable(leaf, g):
+            return self._copied(leaf, g)
+        return extent.address if real == self._own else g
+
+    def _copied(self, leaf: Leaf, g: Any) -> Any:
+        """A copy of a gradient in its parameter's order."""
+        p = leaf.array
+        with leaf.library.on(p):
+            new = leaf.library.namespace(p).empty_like(p, dtype=g.dtype)
+        leaf.library.write(new, leaf.library.reals(g))
+        return new
+
+    def step(self, rule: Rule, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
+        """Update every leaf that has a gradient, in place."""
+        values = self._values(c)
+        with self._device.here:
+            for i, launch in enumerate(self._launches):
+                first = i * CAPACITIES[-1]
+                mine = grads[first : first + CAPACITIES[-1]]
+                for real, addresses in self._by_dtype(mine):
+                    launch(self._kernels[real][i], self._stream, values, addresses)
+        self._arrays.written(grads)
+        return []
+
+    def _by_dtype(self, grads: Sequence[Any]) -> Iterable[tuple[str, Sequence[int]]]:
+        """The addresses of gradients of one real dtype after another; zero for all others."""
+        if set(map(type, grads)) == {int}:
+            return [(self._own, grads)]
+        found: dict[str, list[int]] = {}
+        for k, g in enumerate(grads):
+            real, address = self._own, g
+            if g is not None and type(g) is not int:
+                real, address = _real(detect.dtype_name(g.dtype)), self._address(g)
+            if address:
+                found.setdefault(real, [0] * len(grads))[k] = address
+        return found.items()
+
+    def _address(self, g: Any) -> int:
+        return cast(Extent, self.leaves[0].library.extent(g)).address
+
+    def _prepare(self, real: str) -> None:
+        """Compile and load what reads gradients of a real dtype, unless that has been done."""
+        if real not in self._kernels:
+            facts = self.leaves[0].backend
+            kind = Kind(self._program, _real(facts.dtype), real, facts.compute)
+            self._kernels[real] = [
+                self._device.kernel(cuda_source(kind, launch.capacity)) for launch in self._launches
+            ]
+
+    def _follow(self, stream: Any) -> None:
+        """Have tables that belong to the stream."""
+        if self._stream is None or self._stream.ptr != stream.ptr:
+            self._device.settle()  # moments may have been made on another
+            for launch in self._launches:
+                launch.put(self._device, stream)
+            self._stream = stream
+
+    def _refuse_capture(self) -> None:
+        first = self.leaves[0]
+        check.uncaptured(first.path, first.library.capturing(first.array))
+
+
+class Launch:
+    """One launch, for at most 4,000 leaves: its tables, and its argument in the host's memory."""
+
+    def __init__(self, traced: Program, leaves: Sequence[Leaf]) -> None:
+        compute = leaves[0].backend.compute
+        self.capacity = next(n for n in CAPACITIES if n >= len(leaves))
+        lengths = [plan.length(leaf) for leaf in leaves]
+        chunk = longest(sum(lengths))
+        self._held = [
+            np.asarray([plan.addresses(leaf) for leaf in leaves], np.int64),
+            plan.chunks(lengths, chunk),
+        ]
+        self._blocks = len(self._held[1])
+        head, gradients = layout(traced, compute, self.capacity)
+        self._head = struct.Struct(head)
+        self._gradients = struct.Struct(f"{len(leaves)}q")
+        self._argument = np.zeros(1, f"V{struct.calcsize(head + gradients)}")
+        self._room = self._argument.view(np.uint8).data
+        self._tables: list[Any] = []
+
+    def put(self, here: device.Device, stream: Any) -> None:
+        """Copy the tables to the device, into memory that belongs to a stream."""
+        self._tables = here.upload(self._held, stream)
+        self._places = [x.data.ptr for x in self._tables]
+
+    def __call__(
+        self, kernel: Callable[..., None], stream: Any, values: Any, addresses: Sequence[int]
+    ) -> None:
+        """Queue it. The argument is copied by the time that this returns."""
+        if self._blocks:  # else all leaves are empty
+            self._head.pack_into(self._room, 0, *self._places, *values)
+            self._gradients.pack_into(self._room, self._head.size, *addresses)
+            kernel((self._blocks,), (THREADS,), (self._argument,), stream=stream)
+
+
+def longest(elements: int) -> int:
+    """The length of a chunk in a launch for so many elements, a multiple of what a thread reads.
+
+    So a launch has at most 2**31 - 1 blocks, which is CUDA's limit, up to 3 * 10**13 elements.
+    """
+    return min(LONG, max(SHORT, elements // BLOCKS // 1024 * 1024))
+
+
+def _real(dtype: str) -> str:
+    """The dtype of the real numbers of a leaf or gradient."""
+    return {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)

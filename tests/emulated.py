@@ -1,0 +1,203 @@
+"""CUDA without a GPU: the generated text, compiled by g++ and run on the CPU.
+
+- CuPy makes arrays around any memory, so these are real CuPy arrays, in the host's. All of the
+  package runs as it is: detection, choice, plan, tables, gathering, and the bytes of the argument.
+- In place of the device stands `Device`: its kernels are the text that NVRTC would be given, behind
+  `cuda_shim.h`; grid and block are two loops.
+- In place of CuPy's own kernels, which no CPU can run, NumPy fills and copies (`ROW`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adam_any import libraries
+from adam_any.engines import device
+from adam_any.engines.cuda_source import NAME, THREADS
+
+from .libraries import ALL, Lib
+
+SHIM = Path(__file__).with_name("cuda_shim.h")
+
+#: No contraction, as NVRTC is told; and memory may be read as floats and as packs of them.
+FLAGS = ("-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
+
+LOOPS = f"""
+extern "C" void run(unsigned blocks, const Args* args) {{
+    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
+        for (threadIdx.x = 0; threadIdx.x < {THREADS}; ++threadIdx.x)
+            {NAME}(*args);
+}}
+"""
+
+
+def missing() -> str | None:
+    """Why CUDA cannot be emulated here, or None."""
+    if shutil.which("g++") is None:
+        return "g++ is not installed"
+    if importlib.util.find_spec("cupy") is None:
+        return "cupy is not installed"
+    return None
+
+
+@cache
+def directory() -> Path:
+    """Where compiled kernels lie while the tests run."""
+    return Path(tempfile.mkdtemp(prefix="adam-any-emulated-"))
+
+
+@cache
+def kernel(text: str, *flags: str) -> Any:
+    """The function of a kernel's text: run(blocks, address of the argument)."""
+    name = hashlib.sha256(repr((text, flags)).encode()).hexdigest()[:24]
+    source, made = directory() / f"{name}.cpp", directory() / f"{name}.so"
+    source.write_text(f'#include "{SHIM}"\n{text}\n{LOOPS}')
+    subprocess.run(["g++", *FLAGS, *flags, str(source), "-o", str(made)], check=True)
+    function = ctypes.CDLL(str(made)).run
+    function.argtypes = [ctypes.c_uint, ctypes.c_void_p]
+    function.restype = None
+    return function
+
+
+class Device:
+    """What `engines.device.Device` is, in the host's memory. It counts what it is asked for."""
+
+    #: A change to make to each text: to see a test fail.
+    change: Callable[[str], str] = staticmethod(lambda text: text)
+    launches = 0
+    uploads = 0
+    capturing = False
+    current = SimpleNamespace(ptr=7)
+
+    def __init__(self, library: str, number: int) -> None:
+        self.here = contextlib.nullcontext()
+
+    def stream(self) -> Any:
+        return Device.current
+
+    def settle(self) -> None:
+        pass
+
+    def upload(self, arrays: Any, stream: Any) -> list[Any]:
+        Device.uploads += 1
+        return [array(x) for x in arrays]
+
+    def kernel(self, text: str) -> Callable[..., None]:
+        run = kernel(Device.change(text))
+
+        def launch(grid: Any, block: Any, arguments: Any, stream: Any) -> None:
+            assert stream is Device.current
+            assert block == (THREADS,)
+            (number,), (argument,) = grid, arguments
+            assert 0 < number < 2**31
+            # As CuPy takes it by value: an array of size one.
+            assert argument.size == 1
+            Device.launches += 1
+            run(number, argument.ctypes.data)
+
+        return launch
+
+
+def array(host: Any) -> Any:
+    """A CuPy array of the same memory."""
+    import cupy
+
+    memory = cupy.cuda.UnownedMemory(host.ctypes.data, host.nbytes, host, device_id=0)
+    at = cupy.cuda.MemoryPointer(memory, 0)
+    return cupy.ndarray(host.shape, host.dtype, at, host.strides)
+
+
+def numpy(x: Any) -> Any:
+    """A NumPy array of the same memory."""
+    if isinstance(x, np.ndarray):
+        return x
+    # As bytes, which every NumPy has; bfloat16 is known to ml_dtypes alone.
+    facts = {
+        "version": 3,
+        "data": (x.data.ptr or 1, False),
+        "shape": x.shape,
+        "strides": x.strides,
+        "typestr": f"|V{x.dtype.itemsize}",
+    }
+    return np.asarray(SimpleNamespace(__array_interface__=facts, owner=x)).view(x.dtype)
+
+
+def _like(x: Any, new: Any) -> Any:
+    out = array(np.empty_like(numpy(x)))
+    _write(out, new)
+    return out
+
+
+def _write(x: Any, new: Any) -> None:
+    with np.errstate(all="ignore"):
+        libraries.row("numpy").write(numpy(x), numpy(new))
+
+
+NAMESPACE = SimpleNamespace(
+    float32=np.float32,
+    float64=np.float64,
+    zeros_like=lambda x, dtype: array(np.zeros_like(numpy(x), dtype=dtype)),
+    empty_like=lambda x, dtype: array(np.empty_like(numpy(x), dtype=dtype)),
+)
+
+
+class Emulated(Lib):
+    """CuPy as a library under test, whose arrays lie in the host's memory."""
+
+    def array(self, values: Any, dtype: str = "float64") -> Any:
+        """An array that owns its memory."""
+        return array(np.array(values, dtype))
+
+    def numpy(self, x: Any) -> Any:
+        """Its values, exactly, in float64 or complex128."""
+        x = numpy(x)
+        return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
+
+
+CUPY = Emulated("cupy", None, "cuda", ALL, in_place=True)
+
+
+@contextlib.contextmanager
+def emulated() -> Iterator[type[Device]]:
+    """CuPy arrays go to the CUDA engine, and that to the CPU, while it lasts."""
+    from adam_any.libraries import cupy as module
+
+    row = dataclasses.replace(
+        module.ROW,
+        namespace=lambda x: NAMESPACE,
+        write=_write,
+        like=_like,
+        copy=lambda x: array(numpy(x).copy(order="K")),
+        to_host=lambda x: numpy(x).copy(),
+        from_host=lambda host, like: array(np.array(host)),
+        on=lambda x: contextlib.nullcontext(),
+        capturing=lambda x: Device.capturing,
+        largest=lambda arrays: libraries.row("numpy").largest([numpy(x) for x in arrays]),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROW", row)
+        patch.setattr(device, "Device", Device)
+        patch.setattr(device, "missing", lambda: None)
+        patch.setattr(device, "architecture", lambda number: 90)
+        patch.setattr(Device, "launches", 0)
+        patch.setattr(Device, "uploads", 0)
+        libraries.row.cache_clear()
+        try:
+            yield Device
+        finally:
+            libraries.row.cache_clear()
