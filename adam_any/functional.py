@@ -46,14 +46,14 @@ def init(params: Any, *, amsgrad: bool = False) -> State:
     The moments of a Python float are float64 arrays of NumPy; inside a transformation JAX makes
     them float32, silently, unless x64 is enabled, as it does with the float.
     """
-    paths, arrays, spec = check.flatten(params)
+    paths, arrays, structure = check.flatten(params)
 
     def tree(make: Callable[[Backend, Any], Any]) -> Any:
         leaves: list[Any] = [
             None if x is None else make(check.parameter(path, x, traced=True), x)
             for path, x in zip(paths, arrays, strict=True)
         ]
-        return optree.tree_unflatten(spec, leaves)
+        return optree.tree_unflatten(structure.spec, leaves)
 
     def counter(facts: Backend, x: Any) -> Any:
         return row(facts.library).counter(x)
@@ -94,15 +94,15 @@ def step(
             f"amsgrad is {amsgrad}, but vmax in the state is {'' if amsgrad else 'not '}None; "
             "pass the same amsgrad to init and step"
         )
-    paths, arrays, spec = check.flatten(params)
+    paths, arrays, structure = check.flatten(params)
     columns = [
-        check.align(spec, grads, "gradient"),
-        check.align(spec, state.step, "state"),
-        *(check.align(spec, getattr(state, name), "state") for name in rule.moments),
+        structure.align(grads, "gradient"),
+        structure.align(state.step, "state"),
+        *(structure.align(getattr(state, name), "state") for name in rule.moments),
     ]
     results = [_leaf(rule, lr, *leaf) for leaf in zip(paths, arrays, *columns, strict=True)]
     columns = [[result[i] for result in results] for i in range(2 + len(rule.moments))]
-    new, counts, m, v, *vmax = (optree.tree_unflatten(spec, column) for column in columns)
+    new, counts, m, v, *vmax = (optree.tree_unflatten(structure.spec, column) for column in columns)
     return new, State(counts, m, v, vmax[0] if amsgrad else None)
 
 

@@ -48,7 +48,7 @@ class Optimizer:
     _rule: Rule
     _engine: str | None
     _paths: list[str]
-    _spec: optree.PyTreeSpec
+    _structure: check.Structure
     _slots: list[Leaf | None]
     _leaves: list[Leaf]
     _empty: list[int]
@@ -70,13 +70,14 @@ class Optimizer:
 
     def _begin(self, params: Any, rule: Rule, engine: str | None) -> None:
         """Everything but the moments."""
-        self._paths, arrays, self._spec = check.flatten(params)
+        self._paths, arrays, self._structure = check.flatten(params)
         self._slots = [
             None if x is None else _leaf(i, path, x)
             for i, (path, x) in enumerate(zip(self._paths, arrays, strict=True))
         ]
         self._leaves = [leaf for leaf in self._slots if leaf is not None]
-        self._bare = type(arrays[0]) if self._spec.type is None and self._leaves else None
+        one = self._structure.spec.type is None and self._leaves
+        self._bare = type(arrays[0]) if one else None
         self._empty = [i for i, leaf in enumerate(self._slots) if leaf is None]
         self._check_representable(rule)
         self._written = _written(self._leaves)
@@ -97,10 +98,8 @@ class Optimizer:
         RuntimeError after an interrupted step.
         """
         self._refuse_torn()
-        if self._bare is type(grads):
-            aligned = [grads]
-        else:
-            aligned = check.align(self._spec, grads, "gradient")
+        bare = self._bare is type(grads)
+        aligned = [grads] if bare else self._structure.align(grads, "gradient")
         for i in self._empty:
             if aligned[i] is not None:
                 path = self._paths[i]
@@ -170,7 +169,7 @@ class Optimizer:
 
     @params.setter
     def params(self, params: Any) -> None:
-        arrays = check.align(self._spec, params, "new value")
+        arrays = self._structure.align(params, "new value")
         changed = []
         for path, slot, x in zip(self._paths, self._slots, arrays, strict=True):
             if (slot is None) != (x is None):
@@ -278,7 +277,7 @@ class Optimizer:
         """An optimizer that steps alone: its parameters and moments are copies."""
         state = self.__getstate__()
         arrays = [None if s is None else s.library.copy(s.array) for s in self._slots]
-        state["params"] = optree.tree_unflatten(self._spec, arrays)
+        state["params"] = optree.tree_unflatten(self._structure.spec, arrays)
         state["state"] = [
             (steps, tuple(map(leaf.library.copy, moments)))
             for leaf, (steps, moments) in zip(self._leaves, state["state"], strict=True)
@@ -312,7 +311,7 @@ class Optimizer:
         if self._bare is not None:
             return self._leaves[0].array
         arrays = [None if slot is None else slot.array for slot in self._slots]
-        return optree.tree_unflatten(self._spec, arrays)
+        return optree.tree_unflatten(self._structure.spec, arrays)
 
     def _check_representable(self, rule: Rule) -> None:
         for compute in ("float32", "float64"):

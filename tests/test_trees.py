@@ -154,3 +154,42 @@ def test_any_tree_steps(tree: Any) -> None:
     out = Adam(copied(tree), lr=0.1).step(tree)
     structure = optree.tree_structure(tree, none_is_leaf=True)
     assert optree.tree_structure(out, none_is_leaf=True) == structure
+
+
+def nest(**changed: Any) -> Any:
+    return {"a": [one(), (one(), Lens(one(), one()))], "b": {"c": one()}, **changed}
+
+
+WRONG: dict[str, Any] = {
+    "another kind of mapping": collections.OrderedDict(nest()),
+    "another kind inside": nest(b=collections.OrderedDict(c=one())),
+    "a tuple for a list": nest(a=(one(), (one(), Lens(one(), one())))),
+    "a list for a tuple": nest(a=[one(), [one(), Lens(one(), one())]]),
+    "a tuple for a named one": nest(a=[one(), (one(), (one(), one()))]),
+    "a list for a leaf": nest(b={"c": [one()]}),
+    "a leaf for a list": nest(a=one()),
+    "a key missing": {"a": nest()["a"]},
+    "a key too many": nest(d=one()),
+    "one too few": nest(a=[one()]),
+    "one too many": nest(a=[*nest()["a"], one()]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_later_step_refuses_what_the_first_does(wrong: Any) -> None:
+    fresh, stepped = Adam(nest()), Adam(nest())
+    for _ in range(2):
+        stepped.step(nest())
+    with pytest.raises(ValueError) as first:
+        fresh.step(wrong)
+    with pytest.raises(ValueError) as later:
+        stepped.step(wrong)
+    assert str(later.value) == str(first.value)
+    assert set(stepped.steps.values()) == {2}
+
+
+def test_a_later_step_takes_what_the_first_does() -> None:
+    opt = Adam(nest())
+    for grads in (nest(), nest(a=None), nest(a=[None, (one(), Lens(None, one()))]), nest()):
+        opt.step(grads)
+    assert list(opt.steps.values()) == [2, 3, 2, 3, 4]

@@ -30,8 +30,7 @@ WORDS = 6
 # The board: byte offsets of its words. Those that all threads write have cache lines of their own.
 OPEN, KERNEL, JOB, SEATS, COUNT, ACTIVE, NEXT = 0, 8, 16, 24, 32, 128, 256
 
-#: How often a helper looks for the next job before it sleeps: for 0.1 to 0.6 ms, since a pause takes
-#: 10 to 50 ns.
+#: How often a helper looks for the next job before it sleeps: for 0.1 to 0.6 ms.
 PATIENCE = 12000
 
 #: LLVM's name for what leaves a core to its other hardware thread for a moment.
