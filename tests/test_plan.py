@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adam_any import Adam
-from adam_any.engines.plan import Table, alike, chunks, order, pieces, tasks
+from adam_any.engines.plan import alike, chunks, order, pieces, tasks
 from adam_any.memory import Extent, Written
 
 LENGTHS = st.lists(st.integers(0, 50), min_size=1, max_size=12)
@@ -42,39 +42,6 @@ def test_tasks_hold_every_chunk_once_and_about_equally_many_elements(
     # Each two neighbours hold at least one grain between them, so there are not many small ones.
     for first, stop in zip(begins, begins[2:], strict=False):
         assert sum(sizes[first:stop].tolist()) >= limit
-
-
-def test_more_than_2_to_the_33_elements() -> None:
-    """D7 (DeepSpeed#7640, apex#1654: 32-bit sizes, and no update, or one out of bounds)."""
-    n, base = 2**33 + 5, 2**46
-    table = Table([[base, 2 * base, 3 * base], [7, 8, 9]], [n, 3], 2**20)
-    assert {x.dtype for x in (table.addresses, table.chunks, table.tasks)} == {np.dtype(np.int64)}
-    leaf, start, length = table.chunks.T.tolist()
-    assert (leaf[-2:], start[-2:], length[-2:]) == ([0, 1], [2**33, 0], [5, 3])
-    assert start[:-1] == [i * 2**20 for i in range(2**13 + 1)]
-    assert sum(length) == table.elements == n + 3
-    last = table.addresses[1, 0] + table.chunks[-2, 1] * 4
-    assert int(last) == base + 2**35
-    assert table.tasks[-1] == 2**13 + 2
-
-
-def test_a_kernel_adds_offsets_in_64_bits() -> None:
-    """D7: the addresses lie 2**35 bytes before the arrays, and the chunk so far behind them."""
-    from adam_any.engines import compiled, tiles
-    from adam_any.program import program
-    from adam_any.rules import Adam as Rule
-
-    start = 2**33
-    for engine in [tiles] if compiled.missing() else [tiles, compiled]:
-        p, g, m, v = (np.full(8, x, np.float32) for x in (1.0, 1.0, 0.0, 0.0))
-        table = Table([[x.ctypes.data - start * 4 for x in (p, m, v)]], [8], 8)
-        table.chunks[0] = 0, start, 8
-        table.lengths = [start + 8]
-        table.gradients[0] = g.ctypes.data - start * 4
-        kernel = engine.Kernel(program(Rule()), "float32")
-        values = {"alpha": 0.5, "s": 1.0, "w1": 1.0, "w2": 1.0, "eps": 0.0}
-        kernel.bind(table)([values[name.removeprefix("c_")] for name in program(Rule()).scalars])
-        assert p.tolist() == [0.5] * 8
 
 
 @given(st.permutations(range(4)), st.lists(st.integers(1, 4), min_size=4, max_size=4))

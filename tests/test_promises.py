@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 #: Modules in which every test runs on one engine.
 ONE_ENGINE = {
     "test_cuda": "cuda",
+    "test_cuda_compile": "cuda",
     "test_cuda_device": "cuda",
     "test_dask": "eager",
     "test_scaling": "xla",
