@@ -43,19 +43,22 @@ def run(role, job, board, kernel, seats):
         chunk = carray(team.words(word[team.CHUNKS]), (1, 3))
         task = carray(team.words(word[team.TASKS]), 1)
         scalar = carray(team.{reals}(word[team.SCALARS]), {number})
-        mine = 0
+        tasks, front = word[team.NUMBER], 0
         while True:
-            if role != team.ALONE:
-                mine = team.add(board + team.NEXT, 1)
-            if mine >= word[team.NUMBER]:
+            claimed = front if role == team.ALONE else team.add(board + team.CLAIMED, 1)
+            if claimed >= tasks:
                 break
+            if role == team.HELP:
+                mine = tasks - 1 - team.add(board + team.BACK, 1)
+            else:
+                mine = front
+                front += 1
             for k in range(task[mine], task[mine + 1]):
                 leaf, start, n = chunk[k, 0], chunk[k, 1] * {size}, chunk[k, 2]
                 if address[0, leaf] != 0:
                     update(
                         {slices}
                     )
-            mine += 1
         if role != team.HELP:
             break
         team.leave(board)

@@ -4,6 +4,10 @@ A leader opens a job on the board, does its tasks, and closes it. A helper that 
 tasks, too: each is claimed by one atomic addition. Nobody waits for a helper that has not begun, so
 one that comes late, or never, costs nothing; the leader only waits for tasks in progress.
 
+The leader goes from the first task on, helpers from the last. So in one step after another a core
+finds in its cache what it wrote there: 100,000 float32 take 31 us on two cores; 38, if both take
+whatever comes next.
+
 A helper that has joined is counted before it looks whether the job is still open, and the leader
 waits for the count after it has closed the job: so no helper touches the memory of a job that has
 ended. After a job helpers look out for the next for about as long as waking them would take.
@@ -28,7 +32,7 @@ ADDRESSES, CHUNKS, TASKS, SCALARS, LEAVES, NUMBER = range(6)
 WORDS = 6
 
 # The board: byte offsets of its words. Those that all threads write have cache lines of their own.
-OPEN, KERNEL, JOB, SEATS, COUNT, ACTIVE, NEXT = 0, 8, 16, 24, 32, 128, 256
+OPEN, KERNEL, JOB, SEATS, COUNT, ACTIVE, CLAIMED, BACK = 0, 8, 16, 24, 32, 128, 256, 384
 
 #: How often a helper looks for the next job before it sleeps: for 0.1 to 0.6 ms.
 PATIENCE = 12000
@@ -117,7 +121,8 @@ def begin(board: int, kernel: int, job: int, seats: int) -> None:
     store(board + KERNEL, kernel)
     store(board + JOB, job)
     store(board + SEATS, seats)
-    store(board + NEXT, 0)
+    store(board + CLAIMED, 0)
+    store(board + BACK, 0)
     store(board + OPEN, add(board + COUNT, 1) + 1)
 
 
