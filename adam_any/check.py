@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import optree
 
@@ -50,36 +51,46 @@ class Structure:
     def _again(self, tree: Any) -> list[Any] | None:
         """The leaves of a tree that is made as one before, five times faster than by asking about
         each whether it is one; or None."""
-        if not self._leaf_types:
+        if not self._leaf_types or self._made is None or not _fits(self._made, tree):
             return None
-        try:
-            leaves = self.spec.flatten_up_to(tree)
-            known = self._leaf_types.issuperset(map(type, leaves)) and _made(self._kinds, tree)
-        except (ValueError, LookupError, TypeError):
-            return None
-        return leaves if known else None
+        leaves = self.spec.flatten_up_to(tree)
+        return leaves if self._leaf_types.issuperset(map(type, leaves)) else None
 
     @cached_property
-    def _kinds(self) -> Kinds:
-        return _kinds(self.spec)
+    def _made(self) -> Made | None:
+        return _made(self.spec)
 
 
-#: The class of a container, and those of the containers in it, each with its key there.
-Kinds = tuple[type, list[tuple[Any, Any]]]
+class Made(NamedTuple):
+    """A container: its class, its keys or its length, and the containers in it, by key."""
+
+    kind: type
+    keys: set[Any] | int
+    inner: list[tuple[Any, Any]]
 
 
-def _kinds(spec: optree.PyTreeSpec) -> Kinds:
-    pairs = zip(spec.entries(), spec.children(), strict=True)
-    inner = [(entry, _kinds(child)) for entry, child in pairs if child.type is not None]
-    return cast(type, spec.type), inner
+def _made(spec: optree.PyTreeSpec) -> Made | None:
+    """How a tree is made, if of nothing but Python's own containers."""
+    kind, entries = spec.type, spec.entries()
+    standard = kind in (dict, OrderedDict, defaultdict, list, tuple)
+    if not (standard or optree.is_namedtuple_class(kind)):
+        return None
+    pairs = zip(entries, spec.children(), strict=True)
+    inner = [(entry, _made(child)) for entry, child in pairs if child.type is not None]
+    if any(below is None for _, below in inner):
+        return None
+    keys = set(entries) if issubclass(cast(type, kind), dict) else len(entries)
+    return Made(cast(type, kind), keys, inner)
 
 
-def _made(kinds: Kinds, tree: Any) -> bool:
-    """Whether the containers are of these classes."""
-    kind, inner = kinds
-    if type(tree) is not kind:
+def _fits(made: Made, tree: Any) -> bool:
+    """Whether a tree is made so. Asked before optree is, whose message would show all arrays."""
+    if type(tree) is not made.kind:
         return False
-    return all(_made(below, cast(Any, tree)[entry]) for entry, below in inner)
+    there: Any = tree
+    if (there.keys() if isinstance(there, dict) else len(there)) != made.keys:
+        return False
+    return all(_fits(below, there[entry]) for entry, below in made.inner)
 
 
 def _descend(
