@@ -140,6 +140,8 @@ def missing(lib: Lib) -> str | None:
     """Why a library cannot be tested here, and what would help; None if it can."""
     if importlib.util.find_spec(lib.name) is None:
         return f"{lib.name} is not installed: {INSTALL.get(lib.name, 'pip install ' + lib.name)}"
+    if lib.name == "array_api_strict" and np.lib.NumpyVersion(np.__version__) < "2.1.0":
+        return "array_api_strict cannot lend read-only memory before NumPy 2.1: use a newer NumPy"
     if lib.device == "cuda":
         cuda: Callable[[], bool] = importlib.import_module(f"{lib.name}.cuda").is_available
         if not cuda():

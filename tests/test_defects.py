@@ -357,6 +357,8 @@ def test_memory_lent_through_dlpack_is_stepped_where_it_lies(xp: Lib) -> None:
     namespace = getattr(xp.module, "numpy", xp.module)
     lenders = [(xp if xp.device == "cuda" else LIBRARIES[0]).array([x, -x]) for x in (1.0, 2.0)]
     p, g = map(namespace.from_dlpack, lenders)
+    if xp.name == "numpy" and not p.flags.writeable:
+        pytest.skip("NumPy before 2.1 takes memory through DLPack as read-only")
     out = Adam(p, lr=0.1, engine=xp.engine).step(g)
     assert xp.numpy(out) == pytest.approx([0.9, -0.9])
     mine, gradient = (np.from_dlpack(x) if xp.device == "cpu" else xp.numpy(x) for x in lenders)
