@@ -229,6 +229,30 @@ def _plain(path: str, facts: Backend, x: Any, what: str) -> None:
             )
     if facts.library == "torch" and str(x.layout) != "torch.strided":
         raise TypeError(f"{path!r}: the {what} has layout {x.layout}; pass .to_dense() of it")
+    if facts.library == "torch":
+        _stored(path, facts, x, what)
+
+
+def _stored(path: str, facts: Backend, x: Any, what: str) -> None:
+    """Refuse a tensor whose memory is missing, or smaller than its shape says."""
+    if facts.device.type == "meta":
+        if what == "gradient":
+            return  # its device is refused
+        raise TypeError(f"{path!r}: the {what} is a meta tensor, without values; materialise it")
+    if x._is_zerotensor():
+        if what == "gradient":
+            return  # which can be read
+        raise TypeError(f"{path!r}: the {what} is a zero tensor, without memory; pass a clone")
+    if x.numel() == 0:
+        return
+    last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+    needed = (x.storage_offset() + last + 1) * x.element_size()
+    have = x.untyped_storage().nbytes()
+    if have < needed:
+        raise ValueError(
+            f"{path!r}: the storage of the {what} has {have} bytes, but its "
+            f"shape {shape_of(x)} needs {needed}; it has been freed or resized, so restore it first"
+        )
 
 
 def _beside(path: str, want: Backend, have: Backend, what: str) -> None:

@@ -133,13 +133,9 @@ class Optimizer:
 
     def _current_plans(self) -> list[Plan]:
         """The plans, those that write in place last; made anew if there are none, or a parameter
-        has moved under its own name."""
-        if self._plans is not None:
-            for plan in self._plans:
-                if not plan.current():
-                    self.params = self._tree()  # checks everything, and drops the plans
-                    break
-        if self._plans is None:
+        has changed under its own name, as after `model.half()`."""
+        if self._plans is None or not all(plan.current() for plan in self._plans):
+            self.params = self._tree()  # checks everything, and drops the plans
             plans = engines.plans(self._rule, self._leaves, self._engine)
             self._plans = sorted(plans, key=attrgetter("in_place"))
         return self._plans

@@ -93,7 +93,7 @@ class Torch:
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self._likes = [(x.dtype, x.shape, x.stride()) for x in (leaf.array for leaf in leaves)]
         self._params = [leaf.array for leaf in leaves]
-        self._at = [x.data_ptr() for x in self._params]
+        self._facts = self._current()
         self._odd = real_size(leaves[0]) - 1
 
     @staticmethod
@@ -116,14 +116,16 @@ class Torch:
             if g.stride() != stride or g.device != device or g.is_conj() or g.is_neg():
                 continue
             address = g.data_ptr()
-            if not address & odd:
+            if address and not address & odd:  # 0 is a zero tensor, or one without memory
                 found[k] = address
         return found
 
     def readable(self, leaf: Leaf, g: Any) -> bool:
         """Whether its order is the parameter's, it is aligned, and its values are its own."""
         x = leaf.array
-        if type(g) not in _tensors() or g.is_conj() or g.is_neg() or g.data_ptr() % g.itemsize:
+        if type(g) not in _tensors() or g.is_conj() or g.is_neg():
+            return False
+        if g.data_ptr() == 0 or g.data_ptr() % g.itemsize:
             return False
         return alike(leaf.shape, g.stride(), x.stride())
 
@@ -140,8 +142,12 @@ class Torch:
         line.reshape(g.shape).copy_(g)
 
     def moved(self) -> bool:
-        """Whether `p.data = x` has given a parameter other memory."""
-        return [x.data_ptr() for x in self._params] != self._at
+        """Whether a parameter has other memory, or another meaning: after `p.data = x`, `p.t_()`,
+        `p.resize_(n)`, `model.half()`."""
+        return self._current() != self._facts
+
+    def _current(self) -> list[Any]:
+        return [(x.data_ptr(), x.dtype, x.shape, x.stride()) for x in self._params]
 
     def written(self, grads: Sequence[Any]) -> None:
         """Let autograd know, so that a graph that still needs the old values says so."""
