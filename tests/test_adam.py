@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adam_any import Adam, AdamW
-
-from . import oracle
-from .conftest import as_bytes, params, require
-from .libraries import COMPUTE, EPS, LIBRARIES, Lib, ready, tolerance
+from tests.helpers import oracle
+from tests.helpers.bits import as_bytes
+from tests.helpers.libraries import COMPUTE, EPS, LIBRARIES, Lib, params, tolerance
+from tests.helpers.optimizers import expected, make, samples
 
 STEPS = 20
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -31,60 +30,38 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(params: Any, options: dict[str, Any], engine: str | None = None) -> Adam:
-    options = {"lr": 0.05, "weight_decay": 0.0, **options}
-    kind = AdamW if options.pop("decoupled", False) else Adam
-    return kind(params, **options, engine=engine)
-
-
-def samples(shape: tuple[int, ...], steps: int, seed: int = 0) -> tuple[Any, list[Any]]:
-    """A start and gradients that shrink and change sign, so that amsgrad matters."""
-    rng = np.random.default_rng(seed)
-    start = rng.normal(size=shape)
-    return start, [rng.normal(size=shape) / (1 + i) for i in range(steps)]
-
-
-def expected(lib: Lib, dtype: str, start: Any, grads: list[Any], options: dict[str, Any]) -> Any:
-    """The oracle's path from the values that the arrays really hold."""
-    held = [lib.numpy(lib.array(x, dtype)) for x in (start, *grads)]
-    options = {"lr": 0.05, **options}
-    parts = [np.real, np.imag] if dtype.startswith("complex") else [np.asarray]
-    runs = [oracle.run(part(held[0]), map(part, held[1:]), **options) for part in parts]
-    return [[state.p for state in run] for run in runs]
-
-
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_agrees_with_the_oracle(xp: Lib, options: dict[str, Any]) -> None:
+def test_agrees_with_the_oracle(lib: Lib, options: dict[str, Any]) -> None:
     start, grads = samples((3, 5), STEPS)
-    if xp.slow:
+    if lib.slow:
         grads = grads[:6]
-    for dtype in xp.dtypes:
+    for dtype in lib.dtypes:
         z = 1 - 0.5j if dtype.startswith("complex") else 1.0
-        opt = make({"w": xp.array(start * z, dtype)}, options, xp.engine)
+        opt = make({"w": lib.array(start * z, dtype)}, options, lib.engine)
         for g in grads:
-            w = opt.step({"w": xp.array(g * z, dtype)})["w"]
-        xp.check(w, dtype, (3, 5))
-        paths = expected(xp, dtype, start * z, [g * z for g in grads], options)
-        got = xp.numpy(w)
+            w = opt.step({"w": lib.array(g * z, dtype)})["w"]
+        lib.check(w, dtype, (3, 5))
+        paths = expected(lib, dtype, start * z, [g * z for g in grads], options)
+        got = lib.numpy(w)
         for part, path in zip((np.real(got), np.imag(got)), paths, strict=False):
             assert np.all(np.abs(part - path[-1]) <= tolerance(dtype, path, 0.05)), dtype
         assert opt.steps == {"w": len(grads)}
 
 
-def test_moments_agree_with_the_oracle(xp: Lib) -> None:
+def test_moments_agree_with_the_oracle(lib: Lib) -> None:
     start, grads = samples((7,), STEPS)
     for dtype in ("float32", "float64"):
-        opt = make(xp.array(start, dtype), {"amsgrad": True}, xp.engine)
+        opt = make(lib.array(start, dtype), {"amsgrad": True}, lib.engine)
         for g in grads:
-            opt.step(xp.array(g, dtype))
-        held = [xp.numpy(xp.array(g, dtype)) for g in grads]
+            opt.step(lib.array(g, dtype))
+        held = [lib.numpy(lib.array(g, dtype)) for g in grads]
         want = oracle.run(start, held, lr=0.05, amsgrad=True)[-1]
         state = opt.state_dict()["state"][""]
         assert state["step"] == STEPS
         for name in ("m", "v", "vmax"):
-            xp.check(state[name], dtype, (7,))
+            lib.check(state[name], dtype, (7,))
             size = np.max(np.abs(held), axis=0) ** (1 if name == "m" else 2)
-            error = np.abs(xp.numpy(state[name]) - getattr(want, name))
+            error = np.abs(lib.numpy(state[name]) - getattr(want, name))
             assert np.all(error <= 4 * EPS[dtype] * size), name
 
 
@@ -104,10 +81,10 @@ hyperparameters = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.parametrize("lib", params(tuple(lib for lib in LIBRARIES if not lib.slow)))
-def test_agrees_with_the_oracle_whatever_the_tree(lib: Lib, request: pytest.FixtureRequest) -> None:
-    require(request.config, lib)
-
+@pytest.mark.parametrize(
+    "lib", params(tuple(lib for lib in LIBRARIES if not lib.slow)), indirect=True
+)
+def test_agrees_with_the_oracle_whatever_the_tree(lib: Lib) -> None:
     @given(st.lists(st.tuples(shapes, st.sampled_from(lib.dtypes)), max_size=4), hyperparameters)
     def holds(leaves: list[Any], options: dict[str, Any]) -> None:
         starts = [samples(shape, 3, seed) for seed, (shape, _) in enumerate(leaves)]
@@ -124,36 +101,35 @@ def test_agrees_with_the_oracle_whatever_the_tree(lib: Lib, request: pytest.Fixt
             error = np.abs(np.real(lib.numpy(x)) - path[-1])
             assert np.all(error <= tolerance(dtype, path, options["lr"]))
 
-    with ready(lib):
-        holds()
+    holds()
 
 
-def test_real_gradients_of_another_precision_are_converted(xp: Lib) -> None:
-    for dtype in (d for d in xp.dtypes if not d.startswith("complex")):
-        for other in (d for d in xp.dtypes if not d.startswith("complex")):
+def test_real_gradients_of_another_precision_are_converted(lib: Lib) -> None:
+    for dtype in (d for d in lib.dtypes if not d.startswith("complex")):
+        for other in (d for d in lib.dtypes if not d.startswith("complex")):
             compute = COMPUTE.get(dtype, "float32")
-            opt = make(xp.array([1.0, -2.0], dtype), {}, xp.engine)
-            exact = make(xp.array([1.0, -2.0], dtype), {}, xp.engine)
-            g = xp.array([0.3, 7.0], other)
+            opt = make(lib.array([1.0, -2.0], dtype), {}, lib.engine)
+            exact = make(lib.array([1.0, -2.0], dtype), {}, lib.engine)
+            g = lib.array([0.3, 7.0], other)
             out = opt.step(g)
-            xp.check(out, dtype, (2,))
-            want = exact.step(xp.array(xp.numpy(g), compute))
+            lib.check(out, dtype, (2,))
+            want = exact.step(lib.array(lib.numpy(g), compute))
             assert as_bytes(out) == as_bytes(want), (dtype, other)
 
 
-def test_lr_0_moves_nothing_but_the_moments(xp: Lib) -> None:
-    opt = make(xp.array([1.0, -2.0]), {"lr": 0.0}, xp.engine)
+def test_lr_0_moves_nothing_but_the_moments(lib: Lib) -> None:
+    opt = make(lib.array([1.0, -2.0]), {"lr": 0.0}, lib.engine)
     before = as_bytes(opt.params)
-    opt.step(xp.array([3.0, 4.0]))
+    opt.step(lib.array([3.0, 4.0]))
     assert as_bytes(opt.params) == before
-    assert xp.numpy(opt.state_dict()["state"][""]["v"]) == pytest.approx([0.009, 0.016])
+    assert lib.numpy(opt.state_dict()["state"][""]["v"]) == pytest.approx([0.009, 0.016])
 
 
-def test_lr_can_be_set_between_steps(xp: Lib) -> None:
-    opt = make(xp.array([1.0]), {"lr": 0.0}, xp.engine)
-    opt.step(xp.array([3.0]))
+def test_lr_can_be_set_between_steps(lib: Lib) -> None:
+    opt = make(lib.array([1.0]), {"lr": 0.0}, lib.engine)
+    opt.step(lib.array([3.0]))
     opt.lr = 0.5
     assert opt.lr == 0.5
     g = [3.0, 3.0]
     want = oracle.run([1.0], g, lr=lambda count: (0.0, 0.5)[count])[-1].p
-    assert xp.numpy(opt.step(xp.array([3.0]))) == pytest.approx(want, rel=4 * EPS["float64"])
+    assert lib.numpy(opt.step(lib.array([3.0]))) == pytest.approx(want, rel=4 * EPS["float64"])

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from adam_any import Adam
-
-from . import oracle
-from .conftest import as_bytes
-from .libraries import EPS, Lib
+from tests.helpers import oracle
+from tests.helpers.bits import as_bytes
+from tests.helpers.libraries import EPS, Lib
 
 
 def stepped(p: Any, g: Any, steps: int = 3) -> Any:
@@ -26,21 +25,21 @@ def stepped(p: Any, g: Any, steps: int = 3) -> Any:
 WANT = oracle.run(1.0, [2.0] * 3, lr=0.1)[-1].p
 
 
-def test_writable_arrays_come_back_as_the_same_objects(xp: Lib) -> None:
-    for dtype in xp.dtypes:
-        p = xp.array([1.0, -1.0], dtype)
-        before = xp.numpy(p).copy()
-        opt = Adam({"w": p}, lr=0.5, engine=xp.engine)
-        out = opt.step({"w": xp.array([1.0, 2.0], dtype)})["w"]
-        assert (out is p) is xp.in_place
-        assert not np.array_equal(xp.numpy(out), before)
-        assert np.array_equal(xp.numpy(p), before) is not xp.in_place
+def test_writable_arrays_come_back_as_the_same_objects(lib: Lib) -> None:
+    for dtype in lib.dtypes:
+        p = lib.array([1.0, -1.0], dtype)
+        before = lib.numpy(p).copy()
+        opt = Adam({"w": p}, lr=0.5, engine=lib.engine)
+        out = opt.step({"w": lib.array([1.0, 2.0], dtype)})["w"]
+        assert (out is p) is lib.in_place
+        assert not np.array_equal(lib.numpy(out), before)
+        assert np.array_equal(lib.numpy(p), before) is not lib.in_place
 
 
-def test_containers_are_new_and_the_users_is_not_changed(xp: Lib) -> None:
-    p = xp.array([1.0])
+def test_containers_are_new_and_the_users_is_not_changed(lib: Lib) -> None:
+    p = lib.array([1.0])
     tree = {"a": [p]}
-    out = Adam(tree, engine=xp.engine).step({"a": [xp.array([1.0])]})
+    out = Adam(tree, engine=lib.engine).step({"a": [lib.array([1.0])]})
     assert out is not tree and out["a"] is not tree["a"]
     assert tree["a"][0] is p
 
@@ -91,14 +90,14 @@ def test_other_python_scalars_are_refused(bad: Any) -> None:
         Adam({"x": bad})
 
 
-def test_0d_arrays_stay_arrays(xp: Lib) -> None:
-    for dtype in xp.dtypes:
-        opt = Adam(xp.array(1.0, dtype), lr=0.1, engine=xp.engine)
+def test_0d_arrays_stay_arrays(lib: Lib) -> None:
+    for dtype in lib.dtypes:
+        opt = Adam(lib.array(1.0, dtype), lr=0.1, engine=lib.engine)
         for _ in range(3):
-            out = opt.step(xp.array(2.0, dtype))
-        xp.check(out, dtype, ())
+            out = opt.step(lib.array(2.0, dtype))
+        lib.check(out, dtype, ())
         assert not isinstance(out, np.generic)
-        assert np.real(xp.numpy(out)) == pytest.approx(WANT, abs=4 * EPS[dtype])
+        assert np.real(lib.numpy(out)) == pytest.approx(WANT, abs=4 * EPS[dtype])
 
 
 def test_0d_gradients_may_be_numpy_scalars() -> None:
@@ -158,18 +157,18 @@ def test_torch_sparse_is_refused(torch_: Any) -> None:
 # Overlapping memory ------------------------------------------------------------------------------
 
 
-def test_leaves_that_share_an_element_are_refused(xp: Lib) -> None:
-    if not xp.in_place:
-        p = xp.array([1.0, 2.0])
-        out = Adam({"a": p, "b": p}, engine=xp.engine).step({"a": p, "b": p})
+def test_leaves_that_share_an_element_are_refused(lib: Lib) -> None:
+    if not lib.in_place:
+        p = lib.array([1.0, 2.0])
+        out = Adam({"a": p, "b": p}, engine=lib.engine).step({"a": p, "b": p})
         assert as_bytes(out["a"]) == as_bytes(out["b"])
         return
-    base = xp.array(np.ones((4, 4)))
-    Adam({"a": base[:, 0], "b": base[:, 1], "c": base[0:0, 2]}, engine=xp.engine)
+    base = lib.array(np.ones((4, 4)))
+    Adam({"a": base[:, 0], "b": base[:, 1], "c": base[0:0, 2]}, engine=lib.engine)
     for other in (base, base[0, ...], base[3:, 3], base.T):
         with pytest.raises(ValueError, match=r"'b': shares memory with 'a'|'a': shares memory"):
-            Adam({"a": base[:, 0:4], "b": other}, engine=xp.engine)
-    opt = Adam({"a": base[:, 0], "b": base[:, 1]}, engine=xp.engine)
+            Adam({"a": base[:, 0:4], "b": other}, engine=lib.engine)
+    opt = Adam({"a": base[:, 0], "b": base[:, 1]}, engine=lib.engine)
     with pytest.raises(ValueError, match="shares memory"):
         opt.params = {"a": base[:, 0], "b": base[:, 0]}
     assert as_bytes(opt.params["b"]) == as_bytes(base[:, 1])
@@ -202,36 +201,36 @@ def test_read_only_leaves_may_share_memory() -> None:
     assert out[0].tolist() == pytest.approx([WANT] * 3) and out[1].tolist() == out[0][:2].tolist()
 
 
-def test_a_gradient_may_be_its_own_parameter(xp: Lib) -> None:
-    p = xp.array([1.0, -2.0, 3.0])
-    want = Adam(xp.array([1.0, -2.0, 3.0]), engine=xp.engine).step(xp.array([1.0, -2.0, 3.0]))
-    assert as_bytes(Adam(p, engine=xp.engine).step(p)) == as_bytes(want)
+def test_a_gradient_may_be_its_own_parameter(lib: Lib) -> None:
+    p = lib.array([1.0, -2.0, 3.0])
+    want = Adam(lib.array([1.0, -2.0, 3.0]), engine=lib.engine).step(lib.array([1.0, -2.0, 3.0]))
+    assert as_bytes(Adam(p, engine=lib.engine).step(p)) == as_bytes(want)
 
 
-def test_gradients_in_written_memory_are_read_first(xp: Lib) -> None:
+def test_gradients_in_written_memory_are_read_first(lib: Lib) -> None:
     values = np.linspace(-1, 1, 12)
-    base, safe = xp.array(values), xp.array(values)
+    base, safe = lib.array(values), lib.array(values)
     tree = {"a": base[0:5], "b": base[6:11]}
-    separate = {"a": xp.array(values[0:5]), "b": xp.array(values[6:11])}
-    opt, want = (Adam(t, lr=0.1, engine=xp.engine) for t in (tree, separate))
+    separate = {"a": lib.array(values[0:5]), "b": lib.array(values[6:11])}
+    opt, want = (Adam(t, lr=0.1, engine=lib.engine) for t in (tree, separate))
     # b's memory as a's gradient and the reverse, and each shifted over its own.
     for a, b in ((slice(6, 11), slice(0, 5)), (slice(1, 6), slice(5, 10))):
         out = opt.step({"a": base[a], "b": base[b]})
-        ref = want.step({"a": xp.array(xp.numpy(safe)[a]), "b": xp.array(xp.numpy(safe)[b])})
+        ref = want.step({"a": lib.array(lib.numpy(safe)[a]), "b": lib.array(lib.numpy(safe)[b])})
         assert as_bytes(out["a"]) == as_bytes(ref["a"])
         assert as_bytes(out["b"]) == as_bytes(ref["b"])
-        if xp.in_place:
-            safe = xp.array(xp.numpy(base))
+        if lib.in_place:
+            safe = lib.array(lib.numpy(base))
 
 
-def test_infinities_and_nans_stay_where_they_are(xp: Lib) -> None:
-    opt = Adam(xp.array([1.0, 1.0, 1.0]), lr=0.1, engine=xp.engine)
-    out = xp.numpy(opt.step(xp.array([math.nan, 2.0, math.inf])))
+def test_infinities_and_nans_stay_where_they_are(lib: Lib) -> None:
+    opt = Adam(lib.array([1.0, 1.0, 1.0]), lr=0.1, engine=lib.engine)
+    out = lib.numpy(opt.step(lib.array([math.nan, 2.0, math.inf])))
     assert np.isnan(out[0]) and np.isnan(out[2]) and out[1] == pytest.approx(0.9)
 
 
-def test_an_overflowing_square_freezes_then_spoils_only_its_element(xp: Lib) -> None:
-    opt = Adam(xp.array([1.0, 1.0], "float32"), lr=0.1, engine=xp.engine)
-    opt.step(xp.array([1e30, 1.0], "float32"))
-    out = xp.numpy(opt.step(xp.array([1.0, 1.0], "float32")))
+def test_an_overflowing_square_freezes_then_spoils_only_its_element(lib: Lib) -> None:
+    opt = Adam(lib.array([1.0, 1.0], "float32"), lr=0.1, engine=lib.engine)
+    opt.step(lib.array([1e30, 1.0], "float32"))
+    out = lib.numpy(opt.step(lib.array([1.0, 1.0], "float32")))
     assert np.isnan(out[0]) and out[1] == pytest.approx(0.8, rel=1e-6)

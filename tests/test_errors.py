@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, Optimizer, rules
-
-from .conftest import snapshot
-from .libraries import Lib
+from tests.helpers.bits import snapshot
+from tests.helpers.libraries import Lib
 
 PARAMETERS = {
     "integers": np.ones(2, int),
@@ -53,12 +52,12 @@ def test_gradients_that_are_refused(name: str) -> None:
     assert snapshot(opt) == before
 
 
-def test_integer_and_mixed_complex_gradients_are_refused(xp: Lib) -> None:
+def test_integer_and_mixed_complex_gradients_are_refused(lib: Lib) -> None:
     opt = Adam(
-        {"a": xp.array([1.0]), "w": xp.array([1.0]), "z": xp.array([1.0], "complex64")},
-        engine=xp.engine,
+        {"a": lib.array([1.0]), "w": lib.array([1.0]), "z": lib.array([1.0], "complex64")},
+        engine=lib.engine,
     )
-    good = {"a": xp.array([1.0]), "w": xp.array([1.0]), "z": xp.array([1.0], "complex128")}
+    good = {"a": lib.array([1.0]), "w": lib.array([1.0]), "z": lib.array([1.0], "complex128")}
     opt.step(good)
     before = snapshot(opt)
     for name, dtype, message in (
@@ -68,18 +67,18 @@ def test_integer_and_mixed_complex_gradients_are_refused(xp: Lib) -> None:
         ("z", "float64", "'z': the gradient is float64, its parameter complex64; pass complex"),
     ):
         with pytest.raises(TypeError, match=f"^{message}"):
-            opt.step({**good, name: xp.array([1], dtype)})
+            opt.step({**good, name: lib.array([1], dtype)})
     assert snapshot(opt) == before
 
 
 @pytest.mark.parametrize("value", ["no", None, -1.0, np.nan, np.inf, True, [0.1], 1j], ids=repr)
-def test_a_schedule_that_returns_nonsense_changes_nothing(xp: Lib, value: Any) -> None:
+def test_a_schedule_that_returns_nonsense_changes_nothing(lib: Lib, value: Any) -> None:
     opt = Adam(
-        {"a": xp.array([1.0]), "w": xp.array([1.0])},
+        {"a": lib.array([1.0]), "w": lib.array([1.0])},
         lr=lambda count: 0.1 if count < 1 else value,
-        engine=xp.engine,
+        engine=lib.engine,
     )
-    grads = {"a": xp.array([1.0]), "w": xp.array([1.0])}
+    grads = {"a": lib.array([1.0]), "w": lib.array([1.0])}
     opt.step(grads)
     before = snapshot(opt)
     with pytest.raises(ValueError, match=r"^lr\(1\) is .*must be"):
@@ -87,29 +86,29 @@ def test_a_schedule_that_returns_nonsense_changes_nothing(xp: Lib, value: Any) -
     assert snapshot(opt) == before
 
 
-def test_a_schedule_that_raises_changes_nothing(xp: Lib) -> None:
+def test_a_schedule_that_raises_changes_nothing(lib: Lib) -> None:
     def schedule(count: int) -> float:
         raise KeyError("schedule")
 
-    opt = Adam(xp.array([1.0]), lr=schedule, engine=xp.engine)
+    opt = Adam(lib.array([1.0]), lr=schedule, engine=lib.engine)
     before = snapshot(opt)
     with pytest.raises(KeyError, match="schedule"):
-        opt.step(xp.array([1.0]))
+        opt.step(lib.array([1.0]))
     assert snapshot(opt) == before
 
 
-def test_a_schedule_may_return_0d_arrays_and_numpy_scalars(xp: Lib) -> None:
-    opt = Adam(xp.array([1.0]), lr=lambda count: np.array(0.1), engine=xp.engine)
-    assert xp.numpy(opt.step(xp.array([1.0]))) == pytest.approx([0.9])
+def test_a_schedule_may_return_0d_arrays_and_numpy_scalars(lib: Lib) -> None:
+    opt = Adam(lib.array([1.0]), lr=lambda count: np.array(0.1), engine=lib.engine)
+    assert lib.numpy(opt.step(lib.array([1.0]))) == pytest.approx([0.9])
     opt.lr = lambda count: np.float32(0.125)
-    assert xp.numpy(opt.step(xp.array([1.0]))) == pytest.approx([0.775])
+    assert lib.numpy(opt.step(lib.array([1.0]))) == pytest.approx([0.775])
 
 
-def test_a_coefficient_that_overflows_changes_nothing(xp: Lib) -> None:
-    opt = Adam(xp.array([1.0], "float32"), lr=lambda count: 1e38 * 10**count, engine=xp.engine)
+def test_a_coefficient_that_overflows_changes_nothing(lib: Lib) -> None:
+    opt = Adam(lib.array([1.0], "float32"), lr=lambda count: 1e38 * 10**count, engine=lib.engine)
     before = snapshot(opt)
     with pytest.raises(ValueError, match=r"coefficient 'alpha' is .* finite float32"):
-        opt.step(xp.array([1.0], "float32"))
+        opt.step(lib.array([1.0], "float32"))
     assert snapshot(opt) == before
 
 

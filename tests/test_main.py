@@ -16,8 +16,8 @@ import pytest
 
 from adam_any.__main__ import main
 from adam_any.demo import digits, notebook, places
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 NUMPY = places.Place("numpy", np.__version__, "cpu")
 
 

@@ -9,24 +9,22 @@ import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from .libraries import LIBRARIES, Lib
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+from tests.helpers.libraries import LIBRARIES, Lib
 
 #: Modules in which every test runs on one engine.
 ONE_ENGINE = {
-    "test_cuda": "cuda",
-    "test_cuda_compile": "cuda",
-    "test_cuda_device": "cuda",
-    "test_dask": "eager",
-    "test_scaling": "xla",
-    "test_threads": "cpu",
-    "test_xla": "xla",
+    "engines/cuda/test_compiler": "cuda",
+    "engines/cuda/test_device": "cuda",
+    "engines/cuda/test_engine": "cuda",
+    "engines/cpu/test_workers": "cpu",
+    "engines/test_scaling": "xla",
+    "engines/test_xla": "xla",
+    "libraries/test_dask": "eager",
 }
 
 
@@ -72,11 +70,11 @@ def engines(module: str, name: str) -> str:
     """What the table must say of a test: the engines among its parameters."""
     if module in ONE_ENGINE:
         return ONE_ENGINE[module]
-    test = getattr(importlib.import_module(f"tests.{module}"), name)
+    test = getattr(importlib.import_module(f"tests.{module.replace('/', '.')}"), name)
     marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
     names = inspect.signature(test).parameters
     found = set(libraries([mark.args[1] for mark in marks]))
-    if not found and "xp" in names:
+    if not found and "lib" in names:
         found = set(LIBRARIES)
     if found == set(LIBRARIES):
         return "every"

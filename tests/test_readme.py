@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from pathlib import Path
 
 import pytest
 
-from .conftest import require
-from .libraries import LIBRARIES
+from tests.helpers import ROOT
+from tests.helpers.libraries import LIBRARIES, require
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 NEEDS = {"cupy": "cupy", "jax": "jax", "dask": "dask"}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +20,9 @@ from hypothesis import strategies as st
 
 from adam_any import Adam, Optimizer, checkpoint
 from adam_any.engines import cpu, tiles
-
-from .conftest import params, require, snapshot
-from .libraries import LIBRARIES, Lib, missing, ready
-from .test_state import COPIES
+from tests.helpers.bits import snapshot
+from tests.helpers.libraries import LIBRARIES, Lib, missing, params, ready
+from tests.helpers.optimizers import COPIES
 
 INTERRUPTIONS = [KeyboardInterrupt, MemoryError]
 
@@ -102,10 +100,10 @@ def interrupt(patch: pytest.MonkeyPatch, plan: Any, error: type[BaseException], 
     [("before", KeyboardInterrupt, "load"), ("after", MemoryError, "load_state_dict")],
 )
 def test_an_interruption_tears_only_where_something_is_written_in_place(
-    xp: Lib, when: str, error: type[BaseException], how: str, tmp_path: Path
+    lib: Lib, when: str, error: type[BaseException], how: str, tmp_path: Path
 ) -> None:
     """Of the last plan, when those before it are done: on every engine."""
-    opt, grads, twin = mixed(xp)
+    opt, grads, twin = mixed(lib)
     before = snapshot(opt)
     plans = sorted(opt._current_plans(), key=lambda plan: plan.in_place)
     with pytest.MonkeyPatch.context() as patch:
@@ -127,10 +125,10 @@ def test_an_interruption_tears_only_where_something_is_written_in_place(
 @pytest.mark.parametrize("error", INTERRUPTIONS)
 @pytest.mark.parametrize("what", ["gather", "step"])
 def test_what_fails_before_the_first_write_changes_nothing(
-    xp: Lib, error: type[BaseException], what: str
+    lib: Lib, error: type[BaseException], what: str
 ) -> None:
     """Gathering the gradients, and stepping the leaves that are replaced."""
-    opt, grads, twin = mixed(xp)
+    opt, grads, twin = mixed(lib)
     before = snapshot(opt)
     first = next(plan for plan in opt._current_plans() if not plan.in_place)
     last = opt._current_plans()[-1]
@@ -177,13 +175,6 @@ FAIL: list[type[BaseException]] = []
 def serving(engine: str) -> list[Any]:
     """The libraries that are written in place by an engine."""
     return params(tuple(lib for lib in LIBRARIES if lib.in_place and lib.runs == engine))
-
-
-@pytest.fixture
-def lib(request: pytest.FixtureRequest) -> Iterator[Lib]:
-    require(request.config, request.param)
-    with ready(request.param) as lib:
-        yield lib
 
 
 @pytest.mark.parametrize("lib", serving("eager"), indirect=True)

@@ -1,7 +1,7 @@
 """What only a GPU can show of the CUDA engine: streams, graphs, memory, sizes, and the real bits.
 
 The cases of every library, on two devices and on streams of their own among them, run on CuPy and
-torch CUDA arrays through the `xp` fixture of the other files.
+torch CUDA arrays through the `lib` fixture of the other files.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import pytest
 
 from adam_any import Adam, AdamW
 from adam_any.engines import device
-
-from .bits import same
-from .conftest import require
-from .libraries import LIBRARIES, Lib
-from .test_cpu import data
+from tests.helpers.bits import same
+from tests.helpers.libraries import LIBRARIES, Lib, require
+from tests.helpers.numbers import data
 
 ON_GPU = [lib for lib in LIBRARIES if lib.device == "cuda" and lib.engine is None]
 

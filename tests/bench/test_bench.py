@@ -19,7 +19,7 @@ from bench import cpu, harness, machine, results, workloads
 from bench.competitors import ADAM, BETAS, CPU, LION, LR, OURS, TEXTBOOK, Lion, Make, MemoryLimit
 from bench.workloads import Arrays
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TREE = workloads.Workload("tree", "a small tree", ((7,), (3, 5), (1,), (4, 2, 3)))
 STEPS = 5
 

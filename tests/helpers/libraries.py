@@ -11,9 +11,12 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 
 from adam_any.detect import dtype_name
-from adam_any.engines import compiled
+from adam_any.engines import compiled, nvrtc
+
+from . import emulated
 
 REAL = ("float32", "float64")
 ALL = ("float16", "float32", "float64", "complex64", "complex128")
@@ -33,6 +36,8 @@ class Lib:
     slow: bool = False
     #: As if Numba were not installed.
     tiles: bool = False
+    #: What its arrays cannot do; a test that is marked `uses` it is skipped.
+    lacks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = (self.name, self.device, self.engine, self.tiles and "tiles")
@@ -43,9 +48,14 @@ class Lib:
         """The engine that steps its arrays of float32."""
         if self.engine is not None:
             return self.engine
-        if self.device == "cuda":
+        if self.device in ("cuda", "emulated"):
             return "cuda"
         return {"numpy": "cpu", "torch": "cpu", "jax": "xla"}.get(self.name, "eager")
+
+    @property
+    def tool(self) -> str:
+        """What --require-library calls it."""
+        return "emulated" if self.device == "emulated" else self.name
 
     @property
     def module(self) -> Any:
@@ -53,6 +63,8 @@ class Lib:
 
     def array(self, values: Any, dtype: str = "float64") -> Any:
         """An array of this library that owns its memory."""
+        if self.device == "emulated":
+            return emulated.array(np.array(values, dtype))
         if self.name == "torch":
             host = np.array(values)
             return self.module.tensor(host, dtype=getattr(self.module, dtype), device=self.device)
@@ -65,7 +77,9 @@ class Lib:
 
     def numpy(self, x: Any) -> Any:
         """Its values, exactly, in float64 or complex128."""
-        if self.name == "torch":
+        if self.device == "emulated":
+            x = emulated.numpy(x)
+        elif self.name == "torch":
             x = x.detach().cpu()
             x = (x.to(self.module.complex128) if x.is_complex() else x.double()).numpy()
         elif self.name == "cupy":
@@ -126,6 +140,11 @@ LIBRARIES = (
     Lib("cupy", None, "cuda", ALL, in_place=True),
     Lib("cupy", "eager", "cuda", ALL, in_place=True),
     Lib("torch", None, "cuda", ("bfloat16", *ALL), in_place=True),
+    Lib(
+        *("cupy", None, "emulated", ALL),
+        in_place=True,
+        lacks=("operators", "DLPack"),
+    ),
 )
 
 INSTALL = {
@@ -138,6 +157,8 @@ INSTALL = {
 
 def missing(lib: Lib) -> str | None:
     """Why a library cannot be tested here, and what would help; None if it can."""
+    if lib.device == "emulated":
+        return emulated.missing()
     if importlib.util.find_spec(lib.name) is None:
         return f"{lib.name} is not installed: {INSTALL.get(lib.name, 'pip install ' + lib.name)}"
     if lib.name == "array_api_strict" and np.lib.NumpyVersion(np.__version__) < "2.1.0":
@@ -151,12 +172,51 @@ def missing(lib: Lib) -> str | None:
     return None
 
 
+#: What proves the CUDA engine without a GPU, and why it is lacking: a compiler, and a way to run.
+TOOLS = {"nvrtc": nvrtc.missing, "emulated": emulated.missing}
+
+
+def tool(config: pytest.Config, name: str) -> None:
+    """Skip the test, or fail it where the tool is required, unless it is there."""
+    reason = TOOLS[name]()
+    if reason is not None:
+        if name in config.getoption("--require-library"):
+            pytest.fail(f"required: {reason}", pytrace=False)
+        pytest.skip(f"{reason}; it needs pip install -e '.[cuda13]', and g++, but no GPU")
+
+
+def require(config: pytest.Config, lib: Lib) -> None:
+    """Skip the test, or fail it where the library is required, unless it can be tested."""
+    reason = missing(lib)
+    if reason is not None:
+        # A library may be required without a GPU: then its CUDA tests still skip.
+        required = lib.tool in config.getoption("--require-library")
+        if required and not (lib.device == "cuda" and lib.name == "torch"):
+            pytest.fail(f"required: {reason}", pytrace=False)
+        pytest.skip(reason)
+
+
+def params(libraries: tuple[Lib, ...] = LIBRARIES) -> list[Any]:
+    """The libraries as parameters of a test; those on a GPU are marked."""
+    return [
+        pytest.param(lib, id=str(lib), marks=[pytest.mark.cuda] if lib.device == "cuda" else [])
+        for lib in libraries
+    ]
+
+
+def named(name: str) -> Lib:
+    """The library that is shown as `name`."""
+    return next(lib for lib in LIBRARIES if str(lib) == name)
+
+
 @contextlib.contextmanager
 def ready(lib: Lib) -> Iterator[Lib]:
-    """The library as a test needs it: JAX with 64-bit numbers, and Numba away where it says so."""
+    """The library as a test needs it: JAX with 64-bit numbers, Numba away, CUDA emulated."""
     with contextlib.ExitStack() as stack:
         if lib.name == "jax":
             stack.enter_context(lib.module.enable_x64(True))
+        if lib.device == "emulated":
+            stack.enter_context(emulated.emulated())
         if lib.tiles:
             stack.enter_context(mock.patch.object(compiled, "missing", lambda: "not here"))
         yield lib

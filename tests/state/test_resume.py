@@ -1,6 +1,6 @@
 """Exact resume: 20 steps, and 10, save, a fresh process, load, 10 more, give the same bits (D4).
 
-All second halves run in one fresh process: `python -m tests.test_resume FOLDER`.
+All second halves run in one fresh process: `python -m tests.state.test_resume FOLDER`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import optree
 import pytest
 
 from adam_any import Adam, AdamW
-
-from .conftest import require, snapshot
-from .libraries import LIBRARIES, Lib, missing, ready
-from .test_state import schedule
+from tests.helpers import ROOT
+from tests.helpers.bits import snapshot
+from tests.helpers.libraries import LIBRARIES, Lib, missing, named, ready, require
+from tests.helpers.optimizers import schedule
 
 HALF = 10
-ROOT = Path(__file__).parents[1]
 
 #: What differs from the defaults; `decoupled` makes it AdamW.
 OPTIONS = {"decoupled": True, "amsgrad": True, "maximize": True, "weight_decay": 0.1}
@@ -143,12 +142,8 @@ def dtype_of(x: Any) -> str:
     return str(getattr(x.dtype, "name", x.dtype)).rpartition(".")[2]
 
 
-def lib(name: str) -> Lib:
-    return next(lib for lib in LIBRARIES if str(lib) == name)
-
-
 RUNS = [
-    *(Run(lib("numpy-eager"), lib("numpy-eager"), options) for options in EVERY),
+    *(Run(named("numpy-eager"), named("numpy-eager"), options) for options in EVERY),
     *(
         Run(at, at, options)
         for at in LIBRARIES
@@ -157,7 +152,7 @@ RUNS = [
     ),
     # Those that promise the same bits: the halves may lie on different ones.
     *(
-        Run(lib(first), lib(second), SOME[-1])
+        Run(named(first), named(second), SOME[-1])
         for first, second in (
             ("numpy-eager", "numpy"),
             ("numpy", "numpy-eager"),
@@ -185,7 +180,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Halves:
     able = [i for i, run in enumerate(RUNS) if not missing(run.first) and not missing(run.second)]
     (folder / "able").write_text(json.dumps(able))
     begun = {i: first_half(RUNS[i], folder, i) for i in able}
-    command = [sys.executable, "-m", "tests.test_resume", str(folder)]
+    command = [sys.executable, "-m", "tests.state.test_resume", str(folder)]
     with subprocess.Popen(command, cwd=ROOT) as fresh:
         whole = {str(RUNS[i]): go_on(RUNS[i], opt) for i, opt in begun.items()}
     assert fresh.returncode == 0

@@ -3,55 +3,21 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW
-
-from .conftest import as_bytes, snapshot
-from .libraries import Lib
-
-COPIES = {
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
-    "pickle": lambda opt: pickle.loads(pickle.dumps(opt)),
-}
-
-
-def schedule(count: int) -> float:
-    return 0.1 / (1 + count)
-
-
-def example(xp: Lib, **options: Any) -> tuple[Adam, Any]:
-    dtypes = xp.dtypes
-    values = {d: np.linspace(1, 2, 6).reshape(2, 3) for d in dtypes}
-    tree = {
-        "all": [xp.array(v, d) for d, v in values.items()],
-        "0d": xp.array(1.0),
-        "empty": xp.array(np.ones((0, 2))),
-        "none": None,
-        "float": 1.0,
-    }
-    opt = Adam(tree, **{"lr": 0.1, "amsgrad": True, **options}, engine=xp.engine)
-    grads = {
-        "all": [xp.array(v * 3 - 4, d) for d, v in values.items()],
-        "0d": xp.array(2.0),
-        "empty": xp.array(np.ones((0, 2))),
-        "none": None,
-        "float": 0.5,
-    }
-    opt.step(grads)
-    opt.step({**grads, "all": None})
-    return opt, grads
+from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.libraries import Lib
+from tests.helpers.optimizers import COPIES, example, schedule
 
 
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("lr", [0.1, schedule], ids=["float", "schedule"])
-def test_copies_step_alone_and_alike(xp: Lib, how: str, lr: Any) -> None:
-    opt, grads = example(xp, lr=lr)
+def test_copies_step_alone_and_alike(lib: Lib, how: str, lr: Any) -> None:
+    opt, grads = example(lib, lr=lr)
     before = snapshot(opt)
     other = COPIES[how](opt)
     assert type(other) is Adam and repr(other) == repr(opt)
@@ -63,8 +29,8 @@ def test_copies_step_alone_and_alike(xp: Lib, how: str, lr: Any) -> None:
     assert snapshot(other) == snapshot(opt) != before
 
 
-def test_state_dict_is_laid_out_as_documented(xp: Lib) -> None:
-    opt, _ = example(xp, weight_decay=0.01)
+def test_state_dict_is_laid_out_as_documented(lib: Lib) -> None:
+    opt, _ = example(lib, weight_decay=0.01)
     d = opt.state_dict()
     assert {k: v for k, v in d.items() if k != "state"} == {
         "format": 1,
@@ -81,8 +47,8 @@ def test_state_dict_is_laid_out_as_documented(xp: Lib) -> None:
     for path, entry in d["state"].items():
         assert list(entry) == ["step", "m", "v", "vmax"]
         assert entry["step"] == opt.steps[path]
-    last = d["state"][f"all.{len(xp.dtypes) - 1}"]
-    xp.check(last["m"], "float64", (2, 3, 2))
+    last = d["state"][f"all.{len(lib.dtypes) - 1}"]
+    lib.check(last["m"], "float64", (2, 3, 2))
     assert AdamW(1.0).state_dict()["options"]["decoupled"] is True
 
 
@@ -96,10 +62,10 @@ def test_a_copy_of_a_read_only_parameter_is_replaced_like_it() -> None:
         assert other.step(np.ones(2)) is not kept and kept.tolist() == [1, 1]
 
 
-def test_load_continues_with_the_same_bits(xp: Lib) -> None:
-    opt, grads = example(xp)
+def test_load_continues_with_the_same_bits(lib: Lib) -> None:
+    opt, grads = example(lib)
     other = Adam(
-        copy.deepcopy(opt).params, lr=0.7, betas=(0.5, 0.5), amsgrad=True, engine=xp.engine
+        copy.deepcopy(opt).params, lr=0.7, betas=(0.5, 0.5), amsgrad=True, engine=lib.engine
     )
     other.load_state_dict(opt.state_dict())
     assert repr(other) == repr(opt)
@@ -108,20 +74,20 @@ def test_load_continues_with_the_same_bits(xp: Lib) -> None:
     assert snapshot(other) == snapshot(opt)
 
 
-def test_state_goes_across_libraries(xp: Lib) -> None:
+def test_state_goes_across_libraries(lib: Lib) -> None:
     numbers = np.linspace(-1, 1, 6).reshape(2, 3)
     for dtype in ("float32", "complex128"):
-        here = Adam({"w": xp.array(numbers, dtype)}, lr=0.1, engine=xp.engine)
-        here.step({"w": xp.array(numbers, dtype)})
+        here = Adam({"w": lib.array(numbers, dtype)}, lr=0.1, engine=lib.engine)
+        here.step({"w": lib.array(numbers, dtype)})
         there = Adam({"w": numbers.astype(dtype)}, lr=0.7)
         there.load_state_dict(here.state_dict())
         assert there.lr == 0.1
-        back = Adam({"w": xp.array(numbers, dtype)}, engine=xp.engine)
+        back = Adam({"w": lib.array(numbers, dtype)}, engine=lib.engine)
         back.load_state_dict(there.state_dict())
         first, last = here.state_dict()["state"]["w"], back.state_dict()["state"]["w"]
         for name in ("m", "v"):
             want = "float32" if dtype == "float32" else "float64"
-            xp.check(last[name], want, tuple(first[name].shape))
+            lib.check(last[name], want, tuple(first[name].shape))
             assert as_bytes(first[name]) == as_bytes(last[name])
 
 

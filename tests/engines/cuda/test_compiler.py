@@ -18,9 +18,8 @@ from adam_any.engines import cache, nvrtc, operations
 from adam_any.engines.cuda_source import CAPACITIES, NAME, THREADS, Kind, cuda_source
 from adam_any.program import Program, program
 from adam_any.rules import Adam as Rule
-
-from .conftest import tool
-from .test_program import Custom, every_operation, lion
+from tests.helpers.libraries import tool
+from tests.helpers.rules import Custom, every_operation, lion
 
 REALS = ("float16", "bfloat16", "float32", "float64")
 ARCHITECTURES = (80, 90)

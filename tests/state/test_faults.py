@@ -1,8 +1,8 @@
 """Faults: killed while saving, a full disk, damaged files.
 
-Each runs in a process of its own, `python -m tests.test_faults WHAT FOLDER COUNT`, so that a crash
-or a limit on it is that process's alone. A shortened form runs by default; in full, with
-hundreds of kills and ten thousands of files: `python -m pytest tests/test_faults.py --full-faults`.
+Each runs in a process of its own, `python -m tests.state.test_faults WHAT FOLDER COUNT`, so that a
+crash or a limit on it is that process's alone. A shortened form runs by default; in full, with
+hundreds of kills and ten thousands of files: `pytest tests/state/test_faults.py --full-faults`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from adam_any import Adam
+from tests.helpers import ROOT
+from tests.helpers.bits import snapshot
+from tests.helpers.files import seal
 
-from .conftest import snapshot
-from .test_files import seal
-
-ROOT = Path(__file__).parents[1]
 KILLS = {False: 25, True: 400}
 FILES = {False: 2_000, True: 24_000}
 
@@ -44,7 +43,7 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 def apart(what: str, folder: Path, count: int = 0) -> dict[str, Any]:
     """What the function of that name reports, from a process of its own."""
-    command = [sys.executable, "-m", "tests.test_faults", what, str(folder), str(count)]
+    command = [sys.executable, "-m", "tests.state.test_faults", what, str(folder), str(count)]
     # One thread, because forks of several may hang.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, Optimizer
-
-from . import oracle
-from .conftest import as_bytes, snapshot
+from tests.helpers import oracle
+from tests.helpers.bits import as_bytes, snapshot
 
 jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")
 jnp = jax.numpy

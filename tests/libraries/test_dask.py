@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, functional
-
-from .conftest import as_bytes, snapshot
+from tests.helpers.bits import as_bytes, snapshot
 
 dask = pytest.importorskip("dask", reason="dask is not installed: pip install 'dask[array]'")
 da = pytest.importorskip("dask.array", reason="dask is not installed: pip install 'dask[array]'")

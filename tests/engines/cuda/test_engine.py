@@ -29,12 +29,11 @@ from adam_any.engines.base import Leaf
 from adam_any.engines.cuda_source import CAPACITIES, Kind, cuda_source, layout
 from adam_any.program import program
 from adam_any.rules import Adam as Rule
-
-from . import emulated
-from .bits import differ, same
-from .emulated import Device, array
-from .test_cpu import OPTIONS, SHAPES, data
-from .test_program import Custom, every_operation, lion
+from tests.helpers import emulated
+from tests.helpers.bits import differ, same
+from tests.helpers.emulated import Device, array
+from tests.helpers.numbers import OPTIONS, SHAPES, data
+from tests.helpers.rules import Custom, every_operation, lion
 
 REALS = ("float16", "bfloat16", "float32", "float64")
 DTYPES = (*REALS, "complex64", "complex128")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,8 @@ from adam_any import Optimizer
 from adam_any.engines import compiled
 from adam_any.program import UnsupportedError, program
 from adam_any.rules import Adam
-
-from .bits import same
+from tests.helpers.bits import same
+from tests.helpers.rules import Custom, every_operation, lion
 
 PLAIN = [
     "t0 = subtract(g, s_m)",
@@ -67,22 +65,6 @@ def test_an_option_is_in_the_program_or_not() -> None:
 
 def test_a_learning_rate_is_not_in_the_program() -> None:
     assert program(Adam(lr=1.0)) == program(Adam(lr=lambda count: 0.1))
-
-
-@dataclass(frozen=True)
-class Custom:
-    """A rule with one moment and whatever update a test wants."""
-
-    function: Any
-
-    moments = ("m",)
-
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
-        return {"a": 0.1, "b": 0.3}
-
-    def update(self, xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
-        result: tuple[Any, ...] = self.function(xp, c, p, g, m)
-        return result
 
 
 REFUSED = {
@@ -147,12 +129,6 @@ def compare(rule: Any, dtype: str, gradient: Any = None) -> None:
             same(opt.state_dict()["state"][""][name], ref.state_dict()["state"][""][name])
 
 
-def every_operation(xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
-    u = xp.maximum(p, g) * c.a + xp.minimum(g, m) / 3 - xp.sign(p) * 0.1
-    v = xp.sqrt(abs(u)) - xp.abs(-g) + (2 - m) / (1.5 + p)
-    return xp.maximum(u, 0.0) - xp.minimum(c.b, v), v
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "function",
@@ -181,17 +157,6 @@ def _late(p: Any, g: Any, m: Any) -> tuple[Any, Any]:
 def test_a_gradient_that_is_its_parameter_is_read_before_it_is_written() -> None:
     rule = Custom(lambda xp, c, p, g, m: (p - c.a * g, m + g * g))
     compare(rule, "float32", gradient=lambda p: p)
-
-
-def lion() -> Any:
-    """The rule that docs/RULES.md shows, from the page itself."""
-    page = (Path(__file__).parents[1] / "docs" / "RULES.md").read_text()
-    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
-    assert code is not None
-    scope: dict[str, Any] = {"__name__": __name__, "params": np.ones(2), "grads": np.ones(2)}
-    exec(code[1], scope)
-    assert scope["params"].tolist() == [1 - 1e-3] * 2
-    return scope["Lion"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

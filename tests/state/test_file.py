@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import errno
 import hashlib
 import json
@@ -22,10 +21,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from adam_any import Adam, AdamW, Optimizer
-
-from .conftest import as_bytes, snapshot
-from .libraries import Lib
-from .test_state import example, schedule
+from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.files import seal
+from tests.helpers.libraries import Lib
+from tests.helpers.optimizers import example, schedule
+from tests.helpers.rules import Sgd
 
 
 def moments(opt: Optimizer) -> dict[str, Any]:
@@ -44,10 +44,10 @@ def stepped(**options: Any) -> Adam:
     return opt
 
 
-def test_a_loaded_optimizer_continues_with_the_same_bits(xp: Lib, tmp_path: Path) -> None:
+def test_a_loaded_optimizer_continues_with_the_same_bits(lib: Lib, tmp_path: Path) -> None:
     """Dtypes, shapes, bits, step counts and hyperparameters; half precision among them."""
-    opt, grads = example(xp, betas=(0.8, 0.99), weight_decay=0.1)
-    other, _ = example(xp, lr=0.7)
+    opt, grads = example(lib, betas=(0.8, 0.99), weight_decay=0.1)
+    other, _ = example(lib, lr=0.7)
     other.params = copy.deepcopy(opt).params
     opt.save(tmp_path / "state")
     before = snapshot(opt)
@@ -57,21 +57,21 @@ def test_a_loaded_optimizer_continues_with_the_same_bits(xp: Lib, tmp_path: Path
     assert snapshot(opt) == before
     mine, theirs = opt.step(grads), other.step(grads)
     assert snapshot(other) == snapshot(opt) != before
-    if not xp.in_place:
+    if not lib.in_place:
         assert as_bytes(mine["0d"]) == as_bytes(theirs["0d"])
 
 
-def test_a_file_goes_across_libraries(xp: Lib, tmp_path: Path) -> None:
+def test_a_file_goes_across_libraries(lib: Lib, tmp_path: Path) -> None:
     numbers = np.linspace(-1, 1, 6).reshape(2, 3)
     for dtype in ("float32", "complex128"):
-        here = Adam({"w": xp.array(numbers, dtype)}, lr=0.1, engine=xp.engine)
-        here.step({"w": xp.array(numbers, dtype)})
+        here = Adam({"w": lib.array(numbers, dtype)}, lr=0.1, engine=lib.engine)
+        here.step({"w": lib.array(numbers, dtype)})
         here.save(tmp_path / "here")
         there = Adam({"w": numbers.astype(dtype)}, lr=0.7)
         there.load(tmp_path / "here")
         assert there.lr == 0.1 and moments(there) == moments(here)
         there.save(tmp_path / "there")
-        back = Adam({"w": xp.array(numbers, dtype)}, engine=xp.engine)
+        back = Adam({"w": lib.array(numbers, dtype)}, engine=lib.engine)
         back.load(tmp_path / "there")
         assert moments(back) == moments(here)
 
@@ -189,23 +189,6 @@ def test_every_tree_can_be_saved(tree: Any, tmp_path: Path) -> None:
     other.load(tmp_path / "f")
     assert other.lr == 0.5
     assert os.listdir(tmp_path) == ["f"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sgd:
-    """A rule of the user's, with fields of every kind that a file can hold."""
-
-    lr: Any = 1e-3
-    limits: tuple[float, ...] = (0.0, 1.0)
-    count: Any = 3
-    kind: Any = ("plain", None, ("x", True))
-    moments: ClassVar[tuple[str, ...]] = ("m",)
-
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
-        return {"lr": lr}
-
-    def update(self, xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
-        return p - c.lr * g, g + m
 
 
 def test_a_rule_of_the_users_own(tmp_path: Path) -> None:
@@ -381,16 +364,6 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Non
     tensors = load_file(path)
     change(document, tensors)
     seal(path, json.dumps(document), tensors)
-
-
-def seal(path: Path, document: str, tensors: dict[str, Any]) -> None:
-    """Write a file with a right checksum, whatever is in it."""
-    lines = [document]
-    for name, x in sorted(tensors.items()):
-        data = hashlib.sha256(x.tobytes()).hexdigest()
-        lines.append(json.dumps([name, x.dtype.name, x.shape, data]))
-    checksum = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    save_file(tensors, path, metadata={"adam_any": document, "sha256": checksum})
 
 
 def put(*keys: str, to: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:

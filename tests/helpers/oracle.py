@@ -1,0 +1,68 @@
+"""Adam in float64, straight from the paper (Kingma & Ba 2015, Algorithm 1), one step after another.
+
+It shares no code with the package, and is written to be compared with the paper line by line. It
+carries more digits than it returns: `1 - beta2**t` as the paper has it loses a hundred times the
+bound that float64 is held to, where beta2 is close to 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class State(NamedTuple):
+    """What Adam knows after a step."""
+
+    p: Any
+    m: Any
+    v: Any
+    vmax: Any
+    t: int
+
+
+def run(
+    p: Any,
+    grads: Any,
+    *,
+    lr: Any = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    amsgrad: bool = False,
+    maximize: bool = False,
+) -> list[State]:
+    """The states before the first step and after each; a gradient of None skips one."""
+    beta1, beta2 = map(np.longdouble, betas)
+    p = np.asarray(p, dtype=np.longdouble)
+    m = np.zeros_like(p)
+    v = np.zeros_like(p)
+    vmax = np.zeros_like(p)
+    t = 0
+    states = [_rounded(p, m, v, vmax, t)]
+    with np.errstate(all="ignore"):
+        for g in grads:
+            if g is not None:
+                alpha = lr(t) if callable(lr) else lr
+                t = t + 1
+                g = np.asarray(g, dtype=np.longdouble)
+                if maximize:
+                    g = -g
+                if weight_decay and not decoupled:
+                    g = g + weight_decay * p
+                m = beta1 * m + (1 - beta1) * g
+                v = beta2 * v + (1 - beta2) * g**2
+                vmax = np.maximum(vmax, v)
+                m_hat = m / (1 - beta1**t)
+                v_hat = (vmax if amsgrad else v) / (1 - beta2**t)
+                shrink = alpha * weight_decay * p if decoupled else 0.0
+                p = p - alpha * m_hat / (np.sqrt(v_hat) + eps) - shrink
+            states.append(_rounded(p, m, v, vmax, t))
+    return states
+
+
+def _rounded(*numbers: Any) -> State:
+    *arrays, t = numbers
+    return State(*(np.asarray(x, dtype=np.float64)[()] for x in arrays), t)
