@@ -214,7 +214,7 @@ class Lion:
     betas: tuple[float, float] = (0.9, 0.99)
     moments: ClassVar[tuple[str, ...]] = ("m",)
 
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
+    def coefficients(self, t: int) -> dict[str, float]:
         """The scalars of a step."""
         return {"lr": lr, "w1": 1 - self.betas[0], "w2": 1 - self.betas[1]}
 

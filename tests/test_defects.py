@@ -23,9 +23,11 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, engines, rules
-from adam_any.engines import compiled, tiles
-from adam_any.engines.plan import Table
-from adam_any.program import program
+from adam_any.engines.cpu import compiler as compiled
+from adam_any.engines.cpu import tiles
+from adam_any.engines.kernels.program import trace as program
+from adam_any.engines.kernels.table import Table
+from adam_any.rule import rounded
 from tests.helpers import oracle
 from tests.helpers.bits import as_bytes, same, snapshot
 from tests.helpers.libraries import EPS, LIBRARIES, Lib, named, params, ready, tolerance
@@ -50,7 +52,7 @@ def named_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
     def recorded(*args: Any) -> Any:
         made = plans(*args)
-        ran.update(type(plan).__module__.rpartition(".")[2] for plan in made)
+        ran.update(type(plan).__module__.split(".")[2] for plan in made)
         return made
 
     lib = request.getfixturevalue("lib") if "lib" in request.fixturenames else None
@@ -204,7 +206,7 @@ def test_sizes_and_offsets_have_64_bits(lib: Lib) -> None:
     table.gradients[0] = g.ctypes.data - 2**33 * 4
     adam = program(rules.Adam())
     kernel = (compiled if compiled.missing() is None else tiles).Kernel(adam, "float32")
-    kernel.bind(table)(adam.values(rules.rounded(rules.Adam(), 1, 0.5, "float32")))
+    kernel.bind(table)(adam.values(rounded(rules.Adam(0.5), 1, "float32")))
     assert p.tolist() == pytest.approx([0.5] * 8)
 
 

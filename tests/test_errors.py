@@ -118,7 +118,7 @@ def test_misspelt_keywords_and_attributes_are_refused(kind: Any) -> None:
         kind(np.ones(1), learning_rate=0.1)
     opt = kind(np.ones(1))
     for name in ("eps", "betas", "learning_rate", "steps", "step"):
-        with pytest.raises(AttributeError, match=f"'{name}' cannot be set on {kind.__name__}"):
+        with pytest.raises(AttributeError, match=f"'{name}'"):
             setattr(opt, name, 0.1)
 
 

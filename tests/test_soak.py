@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adam_any.engines import compiled
+from adam_any.engines.cpu import compiler as compiled
 from bench.soak import faults, memory
 from bench.soak.leaves import DTYPES, host, leaf
 from bench.soak.oracle import Options, Oracle
@@ -47,7 +47,7 @@ def test_a_short_one_passes(tmp_path: Path) -> None:
 
 BROKEN = {
     "a load that forgets a moment": """
-from adam_any import files
+from adam_any.state import file as files
 real = files.load
 def load(*arguments):
     rule, restored = real(*arguments)
@@ -55,7 +55,7 @@ def load(*arguments):
 files.load = load
 """,
     "a kernel with another operation": """
-from adam_any.engines import compiled
+from adam_any.engines.cpu import compiler as compiled
 real = compiled.numba_source
 compiled.numba_source = lambda *a, **k: real(*a, **k).replace(" * ", " + ", 1)
 """,
@@ -66,7 +66,7 @@ rules.Adam.coefficients = lambda self, t, lr: real(self, t + 1, lr)
 """,
     "a torn optimizer that does not say so": """
 from adam_any import Adam
-Adam._refuse_torn = lambda self: None
+Adam._whole = lambda self: self._contents
 """,
     "a list that every step leaves behind": """
 from adam_any import Adam

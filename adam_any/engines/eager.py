@@ -1,4 +1,4 @@
-"""The reference engine: the rule as it stands, on arrays of any array-API library.
+"""The reference engine: applies the rule directly, to arrays of any array-API library.
 
 - One leaf after another; the temporaries are those of one leaf.
 - Arithmetic in the compute dtype (float32 for half precision), moments kept in it.
@@ -15,35 +15,38 @@ from typing import Any, cast
 import numpy as np
 
 from .. import check, detect
-from ..libraries import row
+from ..leaf import Leaf, Update
+from ..libraries import Library
 from ..memory import Written
-from ..rules import Coefficients, Rule, without_lr
-from .base import Leaf, Update
+from ..rule import Coefficients, Rule
+from .kernels.program import Traced
+from .protocol import only
 
 
-def refusal(rule: Rule, leaf: Leaf) -> str | None:
+def refusal(traced: Traced, leaf: Leaf) -> str | None:
     """None: it takes every leaf."""
     return None
 
 
-def merit() -> str:
-    """What it does."""
-    return "the rule as it stands"
+def summary() -> str:
+    """How it runs a leaf."""
+    return "the rule applied directly"
 
 
 class Plan:
     """The leaves of one backend."""
 
-    def __init__(self, rule: Rule, leaves: Sequence[Leaf]) -> None:
+    def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
         self.in_place = leaves[0].backend.writable
+        self._rule, self._compute = traced.rule, leaves[0].backend.compute
 
     def current(self) -> bool:
-        """Yes: it asks the arrays themselves at each step."""
+        """Always: it asks the arrays themselves at each step."""
         return True
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
-        """Check the gradients, and copy those that the step itself would overwrite."""
+        """The gradients, checked; those that the step itself would overwrite are copied."""
         gathered = []
         first = self.leaves[0]
         check.uncaptured(first.path, first.library.capturing(first.array))
@@ -57,14 +60,16 @@ class Plan:
             gathered.append(g)
         return gathered
 
-    def step(self, rule: Rule, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
+    def step(
+        self, c: Coefficients, gathered: Sequence[Any], which: Sequence[int] | None = None
+    ) -> list[Update]:
         """Run the rule on each leaf; one that can be written is, before the next is computed."""
-        present = [(x, g) for x, g in zip(self.leaves, grads, strict=True) if g is not None]
-        compute = self.leaves[0].backend.compute
+        pairs = zip(self.leaves, only(which, gathered), strict=True)
+        present = [(leaf, g) for leaf, g in pairs if g is not None]
         if self.in_place:
-            return [_write(rule, c, compute, leaf, g) for leaf, g in present]
-        library, run = self.leaves[0].library, partial(replaced, without_lr(rule), c, compute)
-        new = library.settle([library.each(run, x.array, g, *x.moments) for x, g in present])
+            return [_write(self._rule, c, self._compute, leaf, g) for leaf, g in present]
+        library, run = self.leaves[0].library, partial(replaced, self._rule, c, self._compute)
+        new = library.computed([library.each(run, x.array, g, *x.moments) for x, g in present])
         return [
             Update(leaf, p, tuple(moments))
             for (leaf, _), (p, *moments) in zip(present, new, strict=True)
@@ -76,10 +81,10 @@ def update(
     rule: Rule, c: Coefficients, compute: str, p: Any, g: Any, moments: Sequence[Any]
 ) -> tuple[Any, tuple[Any, ...]]:
     """The rule on one array: its new numbers in the compute dtype, and its new moments."""
-    library = row(cast(str, detect.library(p)))
+    library = cast(Library, detect.library(p))
     xp = library.namespace(p)
     with library.on(p):
-        p, g = (_converted(xp, library.reals(x), getattr(xp, compute)) for x in (p, g))
+        p, g = library.computable(p, compute), library.computable(g, compute)
         new, *after = rule.update(xp, c, p, g, *moments)
         # A moment that is the parameter or gradient itself would change with it.
         after = [library.copy(x) if x is p or x is g else x for x in after]
@@ -92,7 +97,7 @@ def replaced(
 ) -> tuple[Any, ...]:
     """The rule as a pure function of one array: what takes its place, and its new moments."""
     new, after = update(rule, c, compute, p, g, moments)
-    return row(cast(str, detect.library(p))).like(p, new), *after
+    return cast(Library, detect.library(p)).like(p, new), *after
 
 
 @np.errstate(all="ignore")
@@ -100,7 +105,3 @@ def _write(rule: Rule, c: Coefficients, compute: str, leaf: Leaf, g: Any) -> Upd
     new, moments = update(rule, c, compute, leaf.array, g, leaf.moments)
     leaf.library.write(leaf.array, new)
     return Update(leaf, leaf.array, moments)
-
-
-def _converted(xp: Any, x: Any, dtype: Any) -> Any:
-    return x if x.dtype == dtype else xp.astype(x, dtype)

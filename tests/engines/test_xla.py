@@ -27,8 +27,8 @@ class Plain:
     moments = ("m",)
     traces = 0
 
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
-        return {"lr": lr, "w": 1 / (1 + t)}
+    def coefficients(self, t: int) -> dict[str, float]:
+        return {"lr": self.lr, "w": 1 / (1 + t)}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
         type(self).traces += 1
@@ -54,7 +54,7 @@ def fail_if_told(x: Any) -> Any:
 
 
 def moments(opt: Optimizer) -> list[Any]:
-    return [moment for leaf in opt._leaves for moment in leaf.moments]
+    return [moment for leaf in opt._contents.leaves for moment in leaf.moments]
 
 
 def alive(opt: Optimizer) -> bool:

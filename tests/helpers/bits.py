@@ -8,7 +8,7 @@ import numpy as np
 import optree
 
 from adam_any import Optimizer
-from adam_any.libraries import row
+from adam_any.detect import load as row
 
 
 def differ(a: Any, b: Any) -> int:

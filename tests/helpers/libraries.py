@@ -13,8 +13,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from adam_any.detect import dtype_name
-from adam_any.engines import compiled, nvrtc
+from adam_any.dtypes import name_of as dtype_name
+from adam_any.engines.cpu import compiler as compiled
+from adam_any.engines.cuda import compiler as nvrtc
 
 from . import emulated
 

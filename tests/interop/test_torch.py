@@ -299,7 +299,7 @@ def wrong(there: Renamed) -> dict[str, tuple[Any, str]]:
     entry = there.state["state"][0]
     m = entry["exp_avg"]
     return {
-        "no dict": ([], "none of torch's"),
+        "no dict": ([], "not a torch.optim state_dict"),
         "ours": (Adam(1.0).state_dict(), "no param_groups"),
         "no groups": (put("param_groups", to=[]), "no param_groups"),
         "other optimizer": (lacking, "lacks one of"),
@@ -307,7 +307,7 @@ def wrong(there: Renamed) -> dict[str, tuple[Any, str]]:
         "maximize": (put(*group, "maximize", to=True), "maximize is True in torch's state"),
         "AdamW": (put(*group, "decoupled_weight_decay", to=True), "but decoupled is False here"),
         "lr": (put(*group, "lr", to=-1.0), "lr is -1.0"),
-        "eps": (put(*group, "eps", to="x"), "a hyperparameter of torch's state is no number"),
+        "eps": (put(*group, "eps", to="x"), "a hyperparameter of torch's state is not a number"),
         "more": (put(*group, "params", to=list(range(6))), "has 6 parameters and 5 names"),
         "shape": (put("state", 1, to=entry), r"'a': exp_avg has shape \(3, 4\)"),
         "lacks": (put("state", 0, to={"step": 1}), r"torch's state of 'b': missing \['exp_avg'"),
@@ -347,7 +347,7 @@ def test_a_rule_that_is_not_adam_is_refused() -> None:
 
 def test_a_torn_optimizer_is_not_written() -> None:
     opt = Adam(1.0)
-    opt._torn = True
+    opt._contents.torn = True
     with pytest.raises(RuntimeError, match="interrupted"):
         to_torch(opt)
 

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adam_any import Optimizer, rules
+from adam_any.rule import rounded
+from adam_any.rules._averages import ema, ema_weight
 from tests.helpers.libraries import EPS, Lib
 
 
@@ -23,7 +25,7 @@ from tests.helpers.libraries import EPS, Lib
 )
 def test_coefficients_are_exact_to_1e_15(t: int, beta1: float, beta2: float) -> None:
     """D22 (warp, DeepSpeed, Keras: bias corrections in float32, or by repeated multiplication)."""
-    got = rules.Adam(betas=(beta1, beta2), weight_decay=0.01).coefficients(t, 0.3)
+    got = rules.Adam(0.3, (beta1, beta2), weight_decay=0.01).coefficients(t)
     with mpmath.workdps(60):
         b1, b2 = mpmath.mpf(beta1), mpmath.mpf(beta2)
         want = {
@@ -41,29 +43,29 @@ def test_coefficients_are_exact_to_1e_15(t: int, beta1: float, beta2: float) -> 
 
 
 def test_coefficients_are_rounded_once_to_the_compute_dtype() -> None:
-    rule = rules.Adam()
-    exact = rule.coefficients(3, 0.1)
-    narrow = vars(rules.rounded(rule, 3, 0.1, "float32"))
+    rule = rules.Adam(0.1)
+    exact = rule.coefficients(3)
+    narrow = vars(rounded(rule, 3, "float32"))
     assert narrow == {name: float(np.float32(value)) for name, value in exact.items()}
-    assert vars(rules.rounded(rule, 3, 0.1, "float64")) == exact
+    assert vars(rounded(rule, 3, "float64")) == exact
     assert all(type(value) is float for value in narrow.values())
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.3, 0.5, 0.9, 0.999])
-def test_toward_is_the_moving_average(beta: float) -> None:
+def test_ema_is_the_moving_average(beta: float) -> None:
     old, new = 3.0, -5.0
-    got = rules.toward(old, new, beta, min(beta, 1 - beta))
+    got = ema(old, new, beta, ema_weight(beta))
     assert got == pytest.approx(beta * old + (1 - beta) * new, rel=4 * EPS["float64"])
 
 
 def test_the_second_moment_is_closer_than_in_the_usual_form() -> None:
-    """The reason for `toward`: 18 times closer after 1000 steps of float32."""
+    """The reason for the form of `ema`: 18 times closer after 1000 steps of float32."""
     rng = np.random.default_rng(0)
     ours, usual, exact = np.zeros(512, "f4"), np.zeros(512, "f4"), np.zeros(512)
     weight = float(np.float32(1 - 0.999))
     for g in rng.normal(size=(1000, 512)).astype("f4"):
         square = g * g
-        ours = rules.toward(ours, square, 0.999, weight)
+        ours = ema(ours, square, 0.999, weight)
         usual = 0.999 * usual + weight * square
         exact = 0.999 * exact + (1 - 0.999) * square.astype(float)
     error = [np.median(np.abs(v - exact) / exact) for v in (ours, usual)]
@@ -81,8 +83,8 @@ class SGD:
 
     moments: ClassVar[tuple[str, ...]] = ()
 
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
-        return {"step": lr * self.damping[0]}
+    def coefficients(self, t: int) -> dict[str, float]:
+        return {"step": self.lr * self.damping[0]}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any) -> tuple[Any, ...]:
         return (p - c.step * (xp.sign(g) if self.sign else g),)
@@ -94,7 +96,7 @@ class Constant:
 
     moments: ClassVar[tuple[str, ...]] = ("seen",)
 
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
+    def coefficients(self, t: int) -> dict[str, float]:
         return {"t": float(t)}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any, seen: Any) -> tuple[Any, ...]:
@@ -150,7 +152,7 @@ def test_a_rule_without_a_learning_rate(lib: Lib) -> None:
 def test_a_rule_whose_coefficients_are_no_numbers_is_refused() -> None:
     @dataclass(frozen=True)
     class Broken(SGD):
-        def coefficients(self, t: int, lr: float) -> dict[str, float]:
+        def coefficients(self, t: int) -> dict[str, float]:
             return {"step": math.nan}
 
     opt = Optimizer(np.ones(2), Broken())

@@ -18,8 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adam_any import Adam, AdamW
-from adam_any.engines import compiled, cpu, source, tiles
-from adam_any.program import program
+from adam_any.engines.cpu import codegen as source
+from adam_any.engines.cpu import compiler as compiled
+from adam_any.engines.cpu import engine as cpu
+from adam_any.engines.cpu import tiles
+from adam_any.engines.kernels.program import trace as program
 from tests.helpers.bits import differ, same
 from tests.helpers.numbers import OPTIONS, SHAPES, data
 
@@ -30,6 +33,8 @@ KERNELS = [
         marks=pytest.mark.skipif(compiled.missing() is not None, reason=str(compiled.missing())),
     ),
 ]
+
+DTYPES = ("float32", "float64", "complex64", "complex128")
 
 
 @pytest.fixture(params=KERNELS)
@@ -51,7 +56,7 @@ class Cut:
         self.patch.setattr(compiled.Kernel, "chunk", self.chunk)
         self.patch.setattr(tiles.Kernel, "chunk", min(self.chunk, tiles.TILE))
         if compiled.missing() is None:
-            from adam_any.engines import threads
+            from adam_any.engines.cpu import workers as threads
 
             self.patch.setattr(threads, "SHARE", 1)
             self.patch.setattr(threads, "WAKE", 1)
@@ -68,7 +73,7 @@ OTHER = {"float32": "float64", "float64": "float16", "complex64": "complex128"}
 @given(
     seed=st.integers(0, 2**32),
     shapes=st.lists(SHAPES, min_size=1, max_size=5),
-    dtype=st.sampled_from(cpu.DTYPES),
+    dtype=st.sampled_from(DTYPES),
     orders=st.lists(st.sampled_from("CF"), min_size=6, max_size=6),
     cls=st.sampled_from([Adam, AdamW]),
     options=OPTIONS,
@@ -113,7 +118,7 @@ def compare(fast: Any, slow: Any) -> None:
             same(mine[str(i)][name], value)
 
 
-@pytest.mark.parametrize("dtype", cpu.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_torch_tensors_have_the_bits_of_numpy(kernel: str, torch_: Any, dtype: str) -> None:
     rng = np.random.default_rng(0)
     shapes, orders = [(1000,), (7, 9), ()], "CFC"
@@ -156,7 +161,7 @@ SWAPS = {
 @pytest.mark.parametrize("k", range(13))
 def test_another_operation_gives_other_bits(kernel: str, k: int) -> None:
     """That the tests above can fail: each operation of the program matters to some bit."""
-    made = program(Adam(np.ones(1))._rule)
+    made = program(Adam(np.ones(1)).rule)
     instructions = list(made.instructions)
     changed = instructions[k]._replace(operation=SWAPS[instructions[k].operation])
     instructions[k] = changed
@@ -311,7 +316,7 @@ def test_an_interrupted_step_leaves_the_optimizer_torn(
     def interrupted(values: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(opt._plans[0], "_launch", interrupted)
+    monkeypatch.setattr(opt._contents._plans[0], "_launch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         opt.step(np.ones(3))
     with pytest.raises(RuntimeError, match="load_state_dict"):
@@ -386,12 +391,12 @@ def test_code_is_not_run_from_a_directory_that_others_can_write(tmp_path: Path) 
 def test_where_nothing_can_be_written_it_is_compiled_in_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from adam_any.engines import cache
+    from adam_any.engines.kernels import disk_cache as cache
 
     def full(*_: Any) -> Any:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(cache, "keep", full)
+    monkeypatch.setattr(cache, "write", full)
     monkeypatch.setattr(compiled, "_kernels", {})
     p = np.zeros(5, np.float32)
     Adam(p, lr=1.0).step(np.ones(5, np.float32))

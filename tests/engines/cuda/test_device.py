@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW
-from adam_any.engines import device
+from adam_any.engines.cuda import device
 from tests.helpers.bits import same
 from tests.helpers.libraries import LIBRARIES, Lib, require
 from tests.helpers.numbers import data

@@ -21,13 +21,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adam_any import Adam, AdamW, Optimizer, engines
+from adam_any import Adam, AdamW, Optimizer, detect, engines
 from adam_any.demo import places
 from adam_any.detect import Backend
-from adam_any.engines import cuda, device, nvrtc, operations, plan
-from adam_any.engines.base import Leaf
-from adam_any.engines.cuda_source import CAPACITIES, Kind, cuda_source, layout
-from adam_any.program import program
+from adam_any.engines.cuda import compiler as nvrtc
+from adam_any.engines.cuda import device
+from adam_any.engines.cuda import engine as cuda
+from adam_any.engines.cuda.codegen import CAPACITIES, Kind, cuda_source, layout
+from adam_any.engines.kernels import operations
+from adam_any.engines.kernels import table as plan
+from adam_any.engines.kernels.program import Traced
+from adam_any.engines.kernels.program import trace as program
+from adam_any.leaf import Leaf
 from adam_any.rules import Adam as Rule
 from tests.helpers import emulated
 from tests.helpers.bits import differ, same
@@ -338,9 +343,9 @@ def test_an_address_that_a_gpu_cannot_read_at_is_no_address(emulation: Any) -> N
     for start, readable in ((0, True), (4, True), (2, False), (1, False)):
         g = array(room[start : start + 12].view(np.float32))
         opt.step([g])
-        arrays = opt._plans[0]._arrays
-        assert (arrays.addresses([g]) == [g.data.ptr]) is readable
-        assert arrays.readable(opt._plans[0].leaves[0], g) is readable
+        plan = opt._contents._plans[0]
+        assert (plan._arrays.find([g]) == [g.data.ptr]) is readable
+        assert plan._library.readable(plan.leaves[0].array, g) is readable
 
 
 def test_an_empty_gradient_of_another_dtype_takes_no_launch(emulation: type[Device]) -> None:
@@ -589,7 +594,7 @@ def test_a_kernel_adds_offsets_in_64_bits(emulation: Any) -> None:
 def test_torch_tensors_have_the_bits_of_numpy(
     emulation: type[Device], monkeypatch: pytest.MonkeyPatch, torch_: Any, dtype: str
 ) -> None:
-    monkeypatch.setattr(engines, "_FAST", {"torch": "cuda"})
+    monkeypatch.setattr(type(detect.load("torch")), "engine", lambda self, device: "cuda")
     monkeypatch.setattr(device, "number", lambda leaf: 0)
     rng = np.random.default_rng(0)
     shapes, orders = [(1000,), (7, 9), (), (0, 2)], "CFCC"
@@ -629,7 +634,7 @@ def values(torch: Any, x: Any) -> Any:
 def test_a_tensor_whose_data_is_replaced_is_followed(
     emulation: Any, monkeypatch: pytest.MonkeyPatch, torch_: Any
 ) -> None:
-    monkeypatch.setattr(engines, "_FAST", {"torch": "cuda"})
+    monkeypatch.setattr(type(detect.load("torch")), "engine", lambda self, device: "cuda")
     monkeypatch.setattr(device, "number", lambda leaf: 0)
     p = torch_.nn.Parameter(torch_.zeros(5))
     opt = Adam(p, lr=1.0)
@@ -658,7 +663,7 @@ def choice(torch: Any) -> tuple[str, str]:
     """The engine, and the reason, for a torch tensor on a GPU, of which there need be none."""
     facts = Backend("torch", torch.device("cuda", 0), "float32", True)
     leaf = Leaf(0, "w", torch.zeros(3), (3,), facts)
-    made = engines.choose(Rule(), leaf, None)
+    made = engines.choose(Traced(Rule()), leaf, None)
     return made.engine, made.reason
 
 

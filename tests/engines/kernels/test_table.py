@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adam_any import Adam
-from adam_any.engines.plan import alike, chunks, order, pieces, tasks
-from adam_any.memory import Extent, Written
+from adam_any.engines.kernels.table import chunks, pieces, tasks
+from adam_any.memory import Extent, Written, order
+from adam_any.memory import same_order as alike
 
 LENGTHS = st.lists(st.integers(0, 50), min_size=1, max_size=12)
 

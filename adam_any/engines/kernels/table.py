@@ -1,4 +1,4 @@
-"""Addresses and chunks: what the engines that write in place walk, on the CPU and on a GPU.
+"""Tables of addresses and chunks, which the kernels of both wings work through.
 
 - A table holds one column of addresses for each leaf: its gradient, its parameter, its moments. A
   gradient address of zero means "not this time", whatever the reason.
@@ -6,8 +6,8 @@
   with about equally many elements, so one huge leaf and a thousand small ones both balance.
 - Every number has 64 bits, and none is computed from an allocated array: 2**33 elements can be
   planned anywhere.
-- A leaf is walked as one line of real numbers, in the order in which it lies in memory. So it must
-  be dense there, in whatever order of its axes; a complex one is twice as many reals.
+- A leaf is read as one line of real numbers, in the order of its memory. So it must be dense there,
+  in whatever order of its axes; a complex one is twice as many reals.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from ..libraries import zeros
-from ..memory import Extent, Written
-from .base import Leaf
+from ...dtypes import DTYPES
+from ...leaf import Leaf
+from ...libraries import Addresses
+from ...memory import Written, order, same_order
 
 Shape = tuple[int, ...]
 
 
 class Table:
-    """What one call of a kernel works through. Its arrays keep their place in memory."""
+    """The work of one call of a kernel. Its arrays keep their place in memory."""
 
     def __init__(self, state: Sequence[Sequence[int]], lengths: Sequence[int], chunk: int) -> None:
         """`state` has for each leaf the addresses of its parameter and moments; `lengths` its
@@ -45,21 +46,13 @@ class Table:
         return self.addresses[0]
 
 
-class Arrays(Protocol):
-    """What knows the arrays of a library, such as `host.NumPy`."""
-
-    def addresses(self, grads: Sequence[Any]) -> list[int | None]:
-        """For each gradient its address if it can be read in place, or else None."""
-        ...
-
-
 class Gradients:
-    """Finds where the gradients of a plan's leaves lie: one tight pass over all, and a look at each
-    that cannot be read in place, or that may lie where a leaf is written."""
+    """Finds the gradients of a plan's leaves in memory: one tight pass over all, and a look at each
+    that cannot be read in place, or that may overlap a leaf that is written."""
 
-    def __init__(self, leaves: Sequence[Leaf], arrays: Arrays) -> None:
-        self._leaves, self._addresses, self._pick = leaves, arrays.addresses, _picker(leaves)
-        self._sizes = [length(leaf) * real_size(leaf) for leaf in leaves]
+    def __init__(self, leaves: Sequence[Leaf], addresses: Addresses) -> None:
+        self._leaves, self._find, self._pick = leaves, addresses.find, _picker(leaves)
+        self._sizes = [leaf.reals * leaf.dtype.size for leaf in leaves]
         self._clear: tuple[Written, list[int]] | None = None
 
     def find(
@@ -67,16 +60,16 @@ class Gradients:
     ) -> list[Any]:
         """For each leaf an address, None, or what `look` returns."""
         mine = self._pick(grads)
-        found: list[Any] = self._addresses(mine)
-        known, odd = found, []
+        found: list[Any] = self._find(mine)
+        known, unclear = found, []
         if None in found:
             known = [address or 0 for address in found]
-            odd = [k for k, x in enumerate(found) if x is None and mine[k] is not None]
-        if self._clear != (written, known):  # most often they lie where they lay at the last step
+            unclear = [k for k, x in enumerate(found) if x is None and mine[k] is not None]
+        if self._clear != (written, known):  # most often they are where they were at the last step
             near = written.near(known, self._sizes)
             self._clear = None if near else (written, [*known])
-            odd += near
-        for k in odd:
+            unclear += near
+        for k in unclear:
             found[k] = look(self._leaves[k], mine[k], written)
         return found
 
@@ -101,70 +94,41 @@ def tasks(lengths: Any, grain: int) -> Any:
     return np.append(begins, len(lengths)).astype(np.int64)
 
 
-def layout(leaf: Leaf) -> str | None:
-    """Why a leaf cannot be walked as one line of aligned reals, or None."""
+def why_not_dense(leaf: Leaf) -> str | None:
+    """Why a leaf cannot be read as one line of aligned reals by its address, or None."""
+    reason = leaf.library.no_address(leaf.array)
+    if reason is not None:
+        return f"{leaf.path!r} {reason}"
     at = leaf.extent
     if at is None:
         return f"{leaf.path!r} has no address"
     if order(at) is None:
         return f"{leaf.path!r} is not dense: strides {at.strides} for shape {at.shape}"
-    if at.address % real_size(leaf):
-        return f"{leaf.path!r} is not aligned: its address is no multiple of {real_size(leaf)}"
+    if at.address % leaf.dtype.size:
+        return f"{leaf.path!r} is not aligned: its address is not a multiple of {leaf.dtype.size}"
     return None
 
 
-def order(at: Extent) -> Shape | None:
-    """The axes from the slowest to the fastest in memory, or None if there are gaps between."""
-    axes = sorted(range(len(at.shape)), key=lambda axis: (-at.strides[axis], axis))
-    expected = at.itemsize
-    for axis in reversed(axes):
-        if at.shape[axis] > 1:
-            if at.strides[axis] != expected:
-                return None if 0 not in at.shape else tuple(axes)
-            expected *= at.shape[axis]
-    return tuple(axes)
-
-
-def alike(shape: Shape, a: Shape, b: Shape) -> bool:
-    """Whether two arrays of one shape, with these strides, lie in memory in the same order."""
-    return a == b or all(n < 2 or x == y for n, x, y in zip(shape, a, b, strict=True))
-
-
-def real_size(leaf: Leaf) -> int:
-    """The bytes of one real number of a parameter; of its moments, see `moment_size`."""
-    return 2 if leaf.backend.dtype in ("float16", "bfloat16") else moment_size(leaf)
-
-
-def moment_size(leaf: Leaf) -> int:
-    """The bytes of one number of a moment, which has the compute dtype."""
-    return 8 if leaf.backend.compute == "float64" else 4
-
-
-def length(leaf: Leaf) -> int:
-    """The number of reals of a leaf."""
-    return math.prod(leaf.shape) * (2 if leaf.backend.complex else 1)
-
-
 def addresses(leaf: Leaf) -> list[int]:
-    """Where the parameter and its moments lie."""
+    """The addresses of the parameter and its moments."""
     extents = [leaf.extent, *map(leaf.library.extent, leaf.moments)]
     return [extent.address for extent in extents if extent is not None]
 
 
-def lay_out(leaf: Leaf) -> None:
+def match_memory_order(leaf: Leaf) -> None:
     """Give the moments the parameter's order in memory; they may have come from anywhere."""
     p = leaf.extent
     assert p is not None
-    size, wide = real_size(leaf), moment_size(leaf)
+    size, wide = leaf.dtype.size, DTYPES[leaf.backend.compute].size
     strides = tuple(stride // size * wide for stride in p.strides)
-    if leaf.backend.complex:
+    if leaf.dtype.complex:
         strides = (*strides, wide)
 
     def like(old: Any) -> Any:
         at = leaf.library.extent(old)
-        if at is not None and alike(at.shape, at.strides, strides):
+        if at is not None and same_order(at.shape, at.strides, strides):
             return old
-        new = zeros(leaf.library, leaf.array, leaf.backend.compute)
+        new = leaf.library.zeros(leaf.array, leaf.backend.compute)
         leaf.library.write(new, old)
         return new
 
@@ -172,7 +136,7 @@ def lay_out(leaf: Leaf) -> None:
 
 
 def _picker(leaves: Sequence[Leaf]) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """What picks these leaves' gradients from those of all leaves."""
+    """A function that picks these leaves' gradients from those of all leaves."""
     indices = [leaf.index for leaf in leaves]
     if indices == list(range(len(indices))):
         return lambda grads: grads[: len(indices)]

@@ -1,4 +1,4 @@
-"""State in and out: the moments and step counts, by path, with the rule that they belong to.
+"""The state as a dict: moments and step counts, by path, with the rule that they belong to.
 
 Parameters are the user's, and not in it. Everything is copied on the way out and on the way in, and
 everything is checked before anything changes.
@@ -11,21 +11,20 @@ import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from . import rules
-from .check import shape_of
-from .detect import backend
-from .engines.base import Leaf
-from .libraries import row
-from .rules import Rule
+from .. import rule as rules
+from ..check import shape_of
+from ..detect import backend, load
+from ..leaf import Leaf
+from ..rule import Rule
 
 FORMAT = 1
 
-#: What a checkpoint says of the rule.
+#: The keys of a checkpoint that are about the rule.
 HEAD = ("format", "rule", "options", "hyperparameters")
 
 
 class Restored(NamedTuple):
-    """What a checkpoint makes of one leaf."""
+    """The state of one leaf in a checkpoint."""
 
     leaf: Leaf
     steps: int
@@ -47,13 +46,13 @@ def from_dict(rule: Rule, leaves: Sequence[Leaf], d: Any) -> tuple[Rule, list[Re
     if not isinstance(d, Mapping):
         raise ValueError(f"the state is a {type(d).__name__}; pass what state_dict() returned")
     _equal("keys", sorted(map(str, d)), sorted([*HEAD, "state"]))
-    new = settled(rule, {name: d[name] for name in HEAD})
+    new = restored_rule(rule, {name: d[name] for name in HEAD})
     same_names("the state", d["state"], [leaf.path for leaf in leaves])
     return new, [_restore(rule, leaf, d["state"][leaf.path]) for leaf in leaves]
 
 
 def head(rule: Rule) -> dict[str, Any]:
-    """What a checkpoint says of the rule, in plain values; of a schedule nothing."""
+    """The part of a checkpoint about the rule, in plain values; schedules are stored as None."""
     hyperparameters = {
         name: None if callable(value) else value
         for name, value in rules.hyperparameters(rule).items()
@@ -63,7 +62,7 @@ def head(rule: Rule) -> dict[str, Any]:
     )
 
 
-def settled(rule: Rule, given: Mapping[str, Any]) -> Rule:
+def restored_rule(rule: Rule, given: Mapping[str, Any]) -> Rule:
     """The rule with the hyperparameters of a checkpoint's head, which must be of its kind."""
     _equal("keys", sorted(given), sorted(HEAD))
     _equal("format", given["format"], FORMAT)
@@ -142,10 +141,10 @@ def _moment(leaf: Leaf, name: str, value: Any, like: Any) -> Any:
         raise ValueError(f"{leaf.path!r}: {name} is {have}; it must be {want[0]} of {want[1]}")
     mine = backend(like)
     near = mine is not None and (facts.library, facts.device) == (mine.library, mine.device)
-    # NumPy's copy would be read-only where the value is, and the host is near enough anyway.
+    # NumPy's copy would be read-only where the value is; copying through the host is cheap here.
     if near and facts.library != "numpy":
         return leaf.library.copy(value)
-    return leaf.library.from_host(row(facts.library).to_host(value), like)
+    return leaf.library.from_host(load(facts.library).to_host(value), like)
 
 
 def _equal(what: str, have: Any, want: Any) -> None:

@@ -1,15 +1,15 @@
-"""The CUDA engine: one launch for all leaves of a device and dtype, on the stream they live on.
+"""One launch for all leaves of a device and dtype, on their own library's stream.
 
 - Takes CuPy arrays and torch CUDA tensors that are dense in memory, in any order of their axes, of
-  every dtype. It reads them where they lie.
+  every dtype. It reads them in place.
 - The kernel is generated from the rule's program and compiled without contraction or flushing, so
   it gives the bits of the reference on NumPy.
 - A step computes addresses and scalars on the host, puts them into the argument of one launch, and
   returns: nothing is copied or allocated on the device, and nothing is waited for. Gradients of
   another precision take a launch of their own; more than 4,000 leaves, one for each 4,000.
-- A gradient that lies in another order, or where a leaf is written, goes through a copy on the
-  device.
-- Addresses of parameters and moments, and the chunks, lie in tables on the device. Their memory
+- A gradient in another order, or one that overlaps a leaf that is written, goes through a copy on
+  the device.
+- Addresses of parameters and moments, and the chunks, are in tables on the device. Their memory
   belongs to the stream of the launch, so it is not used again before the launches are done; a step
   on another stream makes them anew.
 """
@@ -22,13 +22,16 @@ from typing import Any, cast
 
 import numpy as np
 
-from .. import check, detect
-from ..memory import Extent, Written
-from ..program import Program, UnsupportedError, program
-from ..rules import Coefficients, Rule
-from . import device, plan
-from .base import Leaf, Update
-from .cuda_source import ARGUMENT, CAPACITIES, THREADS, Kind, cuda_source, layout
+from ... import check
+from ...dtypes import DTYPES, name_of
+from ...leaf import Leaf, Update
+from ...memory import Extent, Written
+from ...rule import Coefficients
+from ..kernels.program import Program, Traced
+from ..kernels.table import Gradients, addresses, chunks, match_memory_order, why_not_dense
+from ..protocol import only
+from . import device
+from .codegen import ARGUMENT, CAPACITIES, THREADS, Kind, cuda_source, layout
 
 #: Elements of a chunk, which one block works on: at most, and at least where there are as many; and
 #: how many blocks a launch should have before its chunks grow. Sixteen blocks for each of an H200's
@@ -36,27 +39,26 @@ from .cuda_source import ARGUMENT, CAPACITIES, THREADS, Kind, cuda_source, layou
 LONG, SHORT, BLOCKS = 16384, 2048, 2112
 
 
-def refusal(rule: Rule, leaf: Leaf) -> str | None:
+def refusal(traced: Traced, leaf: Leaf) -> str | None:
     """Why it cannot take the leaf, or None."""
-    facts, path = leaf.backend, repr(leaf.path)
     lacking = device.missing()
     if lacking is not None:
         return lacking
     if device.architecture(device.number(leaf)) is None:
-        return f"{path} lies on a GPU that this NVRTC does not compile for"
-    if not facts.writable:
-        return f"{path} is read-only"
-    try:
-        traced = program(rule)
-    except UnsupportedError as error:
-        return f"the rule uses {error}"
-    if sum(map(struct.calcsize, layout(traced, facts.compute, CAPACITIES[-1]))) > ARGUMENT:
-        return f"the rule has {len(traced.scalars)} scalars, too many for a kernel's argument"
-    return device.ARRAYS[facts.library].refusal(leaf) or plan.layout(leaf)
+        return f"{leaf.path!r} is on a GPU that this NVRTC does not compile for"
+    if not leaf.backend.writable:
+        return f"{leaf.path!r} is read-only"
+    if traced.refusal is not None:
+        return traced.refusal
+    sizes = layout(traced.program, leaf.backend.compute, CAPACITIES[-1])
+    if sum(map(struct.calcsize, sizes)) > ARGUMENT:
+        scalars = len(traced.program.scalars)
+        return f"the rule has {scalars} scalars, too many for a kernel's argument"
+    return why_not_dense(leaf)
 
 
-def merit() -> str:
-    """What it does."""
+def summary() -> str:
+    """How it runs a leaf."""
     return "one launch for all arrays of a device and dtype, compiled by NVRTC"
 
 
@@ -65,36 +67,37 @@ class Plan:
 
     in_place = True
 
-    def __init__(self, rule: Rule, leaves: Sequence[Leaf]) -> None:
+    def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
         self._refuse_capture()
         for leaf in leaves:
-            plan.lay_out(leaf)
-        facts = leaves[0].backend
-        self._device = device.Device(facts.library, device.number(leaves[0]))
-        self._arrays = device.ARRAYS[facts.library](leaves)
-        self._program = program(rule)
+            match_memory_order(leaf)
+        first = leaves[0]
+        self._library = first.library
+        self._device = device.Device(first.backend.library, device.number(first))
+        self._arrays = first.library.addresses([leaf.array for leaf in leaves], first.dtype.size)
+        self._program = traced.program
         self._values = self._program.values
-        self._gradients = plan.Gradients(leaves, self._arrays)
+        self._gradients = Gradients(leaves, self._arrays)
         self._launches = [
             Launch(self._program, leaves[first : first + CAPACITIES[-1]])
             for first in range(0, len(leaves), CAPACITIES[-1])
         ]
         self._kernels: dict[str, list[Callable[..., None]]] = {}
-        self._own = _real(facts.dtype)
+        self._own = first.dtype.real
         self._prepare(self._own)
         self._stream: Any = None
 
     def current(self) -> bool:
-        """Whether the parameters lie where they lay when the plan was made."""
+        """Whether the parameters are where they were when the plan was made."""
         return not self._arrays.moved()
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
-        """For each leaf the address of its gradient; or a gradient of another dtype, or a copy,
-        which lies as its parameter does."""
+        """For each leaf the address of its gradient; or a gradient of another dtype, or a copy, in
+        the order of its parameter."""
         self._refuse_capture()
         found = self._gradients.find(grads, written, self._look)
-        self._follow(self._device.stream())
+        self._bind_to(self._device.stream())
         return found
 
     def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
@@ -103,9 +106,10 @@ class Plan:
         if 0 in leaf.shape:
             return 0
         extent = cast(Extent, leaf.library.extent(g))
-        real = _real(detect.dtype_name(g.dtype))
+        real = _real(g)
         self._prepare(real)
-        if written.spoils(extent, leaf.extent) or not self._arrays.readable(leaf, g):
+        spoilt = written.spoils(extent, leaf.extent)
+        if spoilt or not self._library.readable(leaf.array, g):
             return self._copied(leaf, g)
         return extent.address if real == self._own else g
 
@@ -117,9 +121,11 @@ class Plan:
         leaf.library.write(new, leaf.library.reals(g))
         return new
 
-    def step(self, rule: Rule, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
+    def step(
+        self, c: Coefficients, gathered: Sequence[Any], which: Sequence[int] | None = None
+    ) -> list[Update]:
         """Update every leaf that has a gradient, in place."""
-        values = self._values(c)
+        grads, values = only(which, gathered), self._values(c)
         with self._device.here:
             for i, launch in enumerate(self._launches):
                 first = i * CAPACITIES[-1]
@@ -137,27 +143,26 @@ class Plan:
         for k, g in enumerate(grads):
             real, address = self._own, g
             if g is not None and type(g) is not int:
-                real, address = _real(detect.dtype_name(g.dtype)), self._address(g)
+                real, address = _real(g), self._address(g)
             if address:
                 found.setdefault(real, [0] * len(grads))[k] = address
         return found.items()
 
     def _address(self, g: Any) -> int:
-        return cast(Extent, self.leaves[0].library.extent(g)).address
+        return cast(Extent, self._library.extent(g)).address
 
     def _prepare(self, real: str) -> None:
         """Compile and load what reads gradients of a real dtype, unless that has been done."""
         if real not in self._kernels:
-            facts = self.leaves[0].backend
-            kind = Kind(self._program, _real(facts.dtype), real, facts.compute)
+            kind = Kind(self._program, self._own, real, self.leaves[0].backend.compute)
             self._kernels[real] = [
                 self._device.kernel(cuda_source(kind, launch.capacity)) for launch in self._launches
             ]
 
-    def _follow(self, stream: Any) -> None:
-        """Have tables that belong to the stream."""
+    def _bind_to(self, stream: Any) -> None:
+        """Rebuild the tables when the stream changes."""
         if self._stream is None or self._stream.ptr != stream.ptr:
-            self._device.settle()  # moments may have been made on another
+            self._device.wait()  # moments may have been made on another
             for launch in self._launches:
                 launch.put(self._device, stream)
             self._stream = stream
@@ -173,11 +178,11 @@ class Launch:
     def __init__(self, traced: Program, leaves: Sequence[Leaf]) -> None:
         compute = leaves[0].backend.compute
         self.capacity = next(n for n in CAPACITIES if n >= len(leaves))
-        lengths = [plan.length(leaf) for leaf in leaves]
+        lengths = [leaf.reals for leaf in leaves]
         chunk = longest(sum(lengths))
         self._held = [
-            np.asarray([plan.addresses(leaf) for leaf in leaves], np.int64),
-            plan.chunks(lengths, chunk),
+            np.asarray([addresses(leaf) for leaf in leaves], np.int64),
+            chunks(lengths, chunk),
         ]
         self._blocks = len(self._held[1])
         head, gradients = layout(traced, compute, self.capacity)
@@ -210,6 +215,6 @@ def longest(elements: int) -> int:
     return min(LONG, max(SHORT, elements // BLOCKS // 1024 * 1024))
 
 
-def _real(dtype: str) -> str:
-    """The dtype of the real numbers of a leaf or gradient."""
-    return {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
+def _real(g: Any) -> str:
+    """The dtype of the real numbers of a gradient."""
+    return DTYPES[name_of(g.dtype)].real

@@ -1,4 +1,6 @@
-"""Helpers: the threads that share the tasks of a large kernel call. See `team` for the protocol.
+"""The pool of helper threads, which share the tasks of a large kernel call.
+
+`work_queue` has the protocol.
 
 Why threads of our own, and not Numba's parallel loops: with its workqueue layer, two threads that
 call a parallel kernel at once abort the process; with OpenMP, so does a forked child after its
@@ -25,9 +27,9 @@ from time import perf_counter
 
 import numpy as np
 
-from .team import ALONE, HELP, LEAD
+from .work_queue import ALONE, HELP, LEAD
 
-#: `run(role, job, board, kernel, seats)`, as `source` generates it.
+#: `run(role, job, board, kernel, seats)`, as `codegen` generates it.
 Run = Callable[[int, int, int, int, int], None]
 
 #: Elements that make it worth while to share with one more helper that is awake (in float32 two
@@ -80,8 +82,8 @@ class _Helpers:
         wake.acquire()
         while True:
             run = None
-            # Until the last kernel has had no job for a while. A leader that has come since this
-            # helper lost patience found it awake, and counts on it.
+            # Until the last kernel has had no job for a while. A leader may have counted this
+            # helper as awake after it timed out: so check again before sleeping.
             while run is not self._run or self._leading:
                 run = self._run
                 assert run is not None
@@ -125,7 +127,7 @@ def threads() -> int:
         chosen = int(numba.get_num_threads())
     except ValueError:  # Numba has started no threads, so nobody has chosen a number at run time
         chosen = int(numba.config.NUMBA_NUM_THREADS)
-    return max(1, min(chosen, processors(), _quota()))
+    return max(1, min(chosen, processors(), quota()))
 
 
 def processors() -> int:
@@ -136,7 +138,7 @@ def processors() -> int:
 
 
 @cache
-def _quota(root: str = "/sys/fs/cgroup", me: str = "/proc/self/cgroup") -> int:
+def quota(root: str = "/sys/fs/cgroup", me: str = "/proc/self/cgroup") -> int:
     """The processors that the cgroup may use at a time, rounded up; many where it sets no limit."""
     quotas = [math.inf]
     for line in _read(Path(me)).splitlines():

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A path to write a new file to, which takes the place of `path` when the block ends well.
+    """A path to write a new file to, which takes the place of `path` on normal exit.
 
     Raises OSError, of the class that fits, where it could not be written.
     """

@@ -10,13 +10,14 @@
 
 from __future__ import annotations
 
-from ..program import Instruction, Program
-from .operations import expressions, python
+from ...dtypes import DTYPES
+from ..kernels.operations import expressions, python
+from ..kernels.program import Instruction, Program
 
 _MODULE = '''\
 """One pass over memory, generated from a rule."""
 
-from adam_any.engines import team
+from adam_any.engines.cpu import work_queue as queue
 from numba import carray, {real} as real, njit
 from numpy import sqrt
 
@@ -30,26 +31,26 @@ def update({names}):
 @njit("void(int64, int64, int64, int64, int64)", error_model="numpy", nogil=True, cache={cache})
 def run(role, job, board, kernel, seats):
     last = 0
-    if role == team.LEAD:
-        team.begin(board, kernel, job, seats)
+    if role == queue.LEAD:
+        queue.begin(board, kernel, job, seats)
     while True:
-        if role == team.HELP:
-            last, job = team.join(board, kernel, last)
+        if role == queue.HELP:
+            last, job = queue.join(board, kernel, last)
             if job == 0:
                 return
-        word = carray(team.words(job), team.WORDS)
-        leaves = word[team.LEAVES]
-        address = carray(team.words(word[team.ADDRESSES]), ({arrays}, leaves))
-        chunk = carray(team.words(word[team.CHUNKS]), (1, 3))
-        task = carray(team.words(word[team.TASKS]), 1)
-        scalar = carray(team.{reals}(word[team.SCALARS]), {number})
-        tasks, front = word[team.NUMBER], 0
+        word = carray(queue.words(job), queue.WORDS)
+        leaves = word[queue.LEAVES]
+        address = carray(queue.words(word[queue.ADDRESSES]), ({arrays}, leaves))
+        chunk = carray(queue.words(word[queue.CHUNKS]), (1, 3))
+        task = carray(queue.words(word[queue.TASKS]), 1)
+        scalar = carray(queue.{reals}(word[queue.SCALARS]), {number})
+        tasks, front = word[queue.NUMBER], 0
         while True:
-            claimed = front if role == team.ALONE else team.add(board + team.CLAIMED, 1)
+            claimed = front if role == queue.ALONE else queue.add(board + queue.CLAIMED, 1)
             if claimed >= tasks:
                 break
-            if role == team.HELP:
-                mine = tasks - 1 - team.add(board + team.BACK, 1)
+            if role == queue.HELP:
+                mine = tasks - 1 - queue.add(board + queue.BACK, 1)
             else:
                 mine = front
                 front += 1
@@ -59,25 +60,26 @@ def run(role, job, board, kernel, seats):
                     update(
                         {slices}
                     )
-        if role != team.HELP:
+        if role != queue.HELP:
             break
-        team.leave(board)
-    if role == team.LEAD:
-        team.end(board)
+        queue.leave(board)
+    if role == queue.LEAD:
+        queue.end(board)
 '''
 
 
 def numba_source(program: Program, compute: str, *, cache: bool) -> str:
     """The text of a module whose `run` is the kernel of a program in a compute dtype."""
-    reals, size = ("doubles", 8) if compute == "float64" else ("floats", 4)
+    facts = DTYPES[compute]
+    reals = f"{facts.c}s"
     rows = ("p", "g", *program.state[1:])  # as update takes them; in the table g comes first
     order = {name: row for row, name in enumerate(("g", *program.state))}
-    slices = [f"carray(team.{reals}(address[{order[x]}, leaf] + start), n)," for x in rows]
+    slices = [f"carray(queue.{reals}(address[{order[x]}, leaf] + start), n)," for x in rows]
     slices += [f"scalar[{i}]," for i in range(len(program.scalars))]
     return _MODULE.format(
         real=compute,
         reals=reals,
-        size=size,
+        size=facts.size,
         cache=cache,
         names=", ".join((*rows, *program.scalars)),
         number=len(program.scalars),

@@ -16,17 +16,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import checkpoint, rules
-from .adam import Adam
-from .check import shape_of
-from .detect import backend
-from .engines.base import Leaf
-from .libraries import row, zeros
+from .. import rule as rules
+from ..adam import Adam
+from ..check import shape_of
+from ..detect import backend, load
+from ..dtypes import is_complex
+from ..leaf import Leaf
+from ..state import state_dict
 
-#: What torch calls the moments.
+#: torch's names of the moments.
 MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq"}
 
-#: What torch calls the options that must be equal. Older versions do not save the last.
+#: torch's names of the options that must be equal. Older versions do not save the last.
 OPTIONS = {
     "amsgrad": "amsgrad",
     "maximize": "maximize",
@@ -35,7 +36,7 @@ OPTIONS = {
 
 HYPERPARAMETERS = ("lr", "betas", "eps", "weight_decay")
 
-#: How torch runs a step, which says nothing about its result.
+#: Choices of how torch runs a step, which do not change its result.
 FLAGS = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 
 
@@ -57,7 +58,7 @@ def from_torch(opt: Adam, state: Mapping[str, Any], *, names: Iterable[str] | No
     Raises ValueError where the state does not fit.
     """
     leaves = _leaves(opt)
-    head = checkpoint.head(opt._rule)
+    head = state_dict.head(opt.rule)
     groups = _groups(state)
     _require_equal(groups)
     for name, theirs in OPTIONS.items():
@@ -90,12 +91,12 @@ def to_torch(opt: Adam) -> dict[str, Any]:
     import torch
 
     leaves = list(_leaves(opt).values())
-    opt._refuse_torn()
-    settings = {name: getattr(opt._rule, name) for name in HYPERPARAMETERS}
-    settings["lr"] = rules.evaluate(opt.lr, max(opt.steps.values(), default=0))
+    opt._whole()
+    rule = rules.at(opt.rule)(max(opt.steps.values(), default=0))
+    settings = {name: getattr(rule, name) for name in HYPERPARAMETERS}
     group = {
         **settings,
-        **{theirs: getattr(opt._rule, name) for name, theirs in OPTIONS.items()},
+        **{theirs: getattr(opt.rule, name) for name, theirs in OPTIONS.items()},
         **FLAGS,
         "params": list(range(len(leaves))),
         "param_names": [leaf.path for leaf in leaves],
@@ -105,7 +106,7 @@ def to_torch(opt: Adam) -> dict[str, Any]:
         if leaf.steps:  # torch has no state for what it has not updated
             # As torch counts, in float32, while that is exact.
             dtype = torch.float32 if leaf.steps <= 2**24 else torch.float64
-            moments = zip(opt._rule.moments, leaf.moments, strict=True)
+            moments = zip(opt.rule.moments, leaf.moments, strict=True)
             state[key] = {
                 "step": torch.tensor(float(leaf.steps), dtype=dtype),
                 **{MOMENTS[name]: _tensor(leaf, moment) for name, moment in moments},
@@ -116,13 +117,15 @@ def to_torch(opt: Adam) -> dict[str, Any]:
 def _leaves(opt: Adam) -> dict[str, Leaf]:
     if not isinstance(opt, Adam):
         raise TypeError(f"opt is {opt!r}; torch's Adam needs an adam_any.Adam or AdamW")
-    return {leaf.path: leaf for leaf in opt._leaves}
+    return {leaf.path: leaf for leaf in opt._contents.leaves}
 
 
 def _groups(state: Any) -> list[Mapping[str, Any]]:
     """The parameter groups of a state dict, if it is one."""
     if not isinstance(state, Mapping) or not isinstance(state.get("state"), Mapping):
-        raise ValueError("the state is none of torch's; pass what its state_dict() returned")
+        raise ValueError(
+            "not a torch.optim state_dict; pass what state_dict() of the torch optimizer returned"
+        )
     groups = state.get("param_groups")
     needed = {"params", "amsgrad", *HYPERPARAMETERS}
     if not isinstance(groups, Sequence) or not groups:
@@ -142,7 +145,7 @@ def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
         betas = tuple(float(beta) for beta in group["betas"])
         return {name: betas if name == "betas" else float(group[name]) for name in HYPERPARAMETERS}
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"a hyperparameter of torch's state is no number: {error}") from None
+        raise ValueError(f"a hyperparameter of torch's state is not a number: {error}") from None
 
 
 def _require_equal(groups: Sequence[Mapping[str, Any]]) -> None:
@@ -176,17 +179,17 @@ def _paths(
             f"{len(leaves)} leaves; there must be as many"
         )
     where = "the names of torch's parameters (names=list(opt.steps) matches by position)"
-    checkpoint.same_names(where, dict.fromkeys(paths), list(leaves))
+    state_dict.same_names(where, dict.fromkeys(paths), list(leaves))
     return paths
 
 
 def _entry(opt: Adam, leaf: Leaf, entry: Any) -> dict[str, Any]:
     """The state of one leaf, in this package's form."""
-    moments = opt._rule.moments
+    moments = opt.rule.moments
     if entry is None:
         compute = leaf.backend.compute
-        return {"step": 0, **{name: zeros(leaf.library, leaf.array, compute) for name in moments}}
-    checkpoint.same_names(
+        return {"step": 0, **{name: leaf.library.zeros(leaf.array, compute) for name in moments}}
+    state_dict.same_names(
         f"torch's state of {leaf.path!r}", entry, ["step", *(MOMENTS[name] for name in moments)]
     )
     converted = {name: _moment(leaf, MOMENTS[name], entry[MOMENTS[name]]) for name in moments}
@@ -197,16 +200,16 @@ def _moment(leaf: Leaf, name: str, x: Any) -> Any:
     """A moment of torch's as real numbers of the compute dtype, in its own library."""
     facts = backend(x)
     floating = facts is not None and facts.dtype.startswith(("float", "bfloat", "complex"))
-    if facts is None or not floating or facts.complex != leaf.backend.complex:
+    if facts is None or not floating or is_complex(x) != leaf.dtype.complex:
         have = type(x).__name__ if facts is None else facts.dtype
-        kind = "complex" if leaf.backend.complex else "real floating-point"
+        kind = "complex" if leaf.dtype.complex else "real floating-point"
         raise ValueError(f"{leaf.path!r}: {name} is {have}; it must be {kind} numbers")
     if shape_of(x) != leaf.shape:
         raise ValueError(
             f"{leaf.path!r}: {name} has shape {shape_of(x)}, its parameter here {leaf.shape}; the "
             "order may differ: pass names"
         )
-    library = row(facts.library)
+    library = load(facts.library)
     xp = library.namespace(x)
     return xp.astype(library.reals(x), getattr(xp, leaf.backend.compute))
 
@@ -219,4 +222,4 @@ def _tensor(leaf: Leaf, moment: Any) -> Any:
         x = leaf.library.copy(moment)
     else:
         x = torch.tensor(leaf.library.to_host(moment))
-    return torch.view_as_complex(x.contiguous()) if leaf.backend.complex else x
+    return torch.view_as_complex(x.contiguous()) if leaf.dtype.complex else x

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..program import Instruction, Program
-from .plan import Table
+from ..kernels.program import Instruction, Program
+from ..kernels.table import Table
 
 #: Elements of a tile. Measured at 16 million float32, against textbook NumPy: 4096 is 1.9 times as
 #: fast, 8192 2.7, 16384 3.7, 32768 3.6; in float64 a tile is twice as large in the cache.
@@ -71,7 +71,7 @@ class Kernel:
         return len(self._arrays) + self._scalars
 
     def bind(self, table: Table) -> Callable[[Sequence[float]], None]:
-        """What runs the program over a table, given the scalars."""
+        """A function of the scalars that runs the program over a table."""
         state = [
             [_reals(address, n, self._dtype) for address in column]
             for column, n in zip(table.addresses[1:].T.tolist(), table.lengths, strict=True)
@@ -126,7 +126,7 @@ def _reals(address: int, number: int, dtype: Any) -> Any:
 
 
 class _Memory:
-    """What NumPy takes for an array's memory."""
+    """Exposes raw memory through `__array_interface__`."""
 
     def __init__(self, address: int, number: int, dtype: Any) -> None:
         self.__array_interface__ = {

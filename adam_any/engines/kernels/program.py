@@ -1,12 +1,12 @@
-"""A rule run once on symbols: the straight-line program that the `cpu` and `cuda` engines compile.
+"""A rule traced once, on symbols, into the straight-line program that `cpu` and `cuda` compile.
 
-- The rule's `update` is the only statement of the mathematics. The program is what it does, one
-  instruction for each operation, in its order; nothing is simplified, moved or joined.
+- The rule's `update` is the only statement of the mathematics. The program has one instruction for
+  each of its operations, in its order; nothing is simplified, moved or joined.
 - Every instruction is one NumPy ufunc of the same name, rounded once.
-- Scalars keep out of each other's way: a coefficient meets arrays only, since arithmetic between
-  scalars would be done in float64 by the reference, and in the compute dtype here.
-- What a program cannot express is refused with the name of the operation, and the reference engine
-  runs the rule instead.
+- A coefficient meets arrays only: arithmetic between scalars would be done in float64 by the
+  reference, and in the compute dtype here.
+- A rule that a program cannot express is refused with the name of the operation, and the reference
+  engine runs it instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple, NoReturn
 
-from .rules import Coefficients, Rule, without_lr
+from ...rule import Coefficients, Rule, coefficient_names, static
+from ...tree import a
 
 UNARY = ("negative", "sqrt", "abs", "sign")
 BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
@@ -54,7 +55,7 @@ class Program:
 
     @cached_property
     def values(self) -> Callable[[Coefficients], Sequence[float]]:
-        """What gives the scalars of one step, in order, from the coefficients."""
+        """A function that gives the scalars of one step, in order, from the coefficients."""
         names = [name.removeprefix("c_") for name in self.scalars if name.startswith("c_")]
         constants = self.constants
         if constants or len(names) < 2:
@@ -62,28 +63,39 @@ class Program:
         return attrgetter(*names)
 
 
-_last: tuple[Rule, Program | UnsupportedError] | None = None
+class Traced:
+    """A rule as `update` may know it, and its program: traced once, when first asked for."""
 
+    def __init__(self, rule: Rule) -> None:
+        self._given = rule
+        self.rule = static(rule)
 
-def program(rule: Rule) -> Program:
-    """The program of a rule, whatever its learning rate; UnsupportedError if there is none.
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of its coefficients."""
+        return coefficient_names(self._given)
 
-    The last one is remembered: it is asked for once for each leaf.
-    """
-    global _last
-    last = _last
-    if last is None or last[0] is not rule:
+    @property
+    def program(self) -> Program:
+        """Its program, where `refusal` is None."""
+        assert isinstance(self._result, Program)
+        return self._result
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it has no program, or None."""
+        return None if isinstance(self._result, Program) else self._result
+
+    @cached_property
+    def _result(self) -> Program | str:
         try:
-            last = rule, _trace(without_lr(rule))
-        except UnsupportedError as refusal:
-            last = rule, refusal
-        _last = last
-    if isinstance(last[1], UnsupportedError):
-        raise UnsupportedError(*last[1].args)
-    return last[1]
+            return trace(self.rule)
+        except UnsupportedError as error:
+            return f"the rule uses {error}"
 
 
-def _trace(rule: Rule) -> Program:
+def trace(rule: Rule) -> Program:
+    """Run a rule on symbols. Raises UnsupportedError for one that no program can express."""
     tape = _Tape()
     try:
         state = ("p", *(f"s_{_plain(name)}" for name in rule.moments))
@@ -92,9 +104,11 @@ def _trace(rule: Rule) -> Program:
     except UnsupportedError:
         raise
     except Exception as error:  # the rule's own: the reference will raise it where it belongs
-        raise UnsupportedError(f"what raises {type(error).__name__}: {error}") from error
+        raise UnsupportedError(f"code that raises {type(error).__name__}: {error}") from error
     if not isinstance(new, tuple) or len(new) != len(state):
-        raise UnsupportedError(f"what is no tuple of {len(state)}, the parameter and the moments")
+        raise UnsupportedError(
+            f"another result than a tuple of {len(state)}: the parameter and its moments"
+        )
     outputs = tuple(tape.array(x) for x in new)
     scalars = (*tape.coefficients, *tape.constants)
     return Program(state, outputs, tuple(tape.record), scalars, tuple(tape.constants.values()))
@@ -120,7 +134,7 @@ class _Tape:
         if isinstance(x, _Name):
             return x.name
         if type(x) not in (float, int):
-            raise UnsupportedError(f"an operand that is a {type(x).__name__}; use a Python float")
+            raise UnsupportedError(f"an operand that is {a(type(x))}; use a Python float")
         name = f"k{len(self.constants)}"
         self.constants[name] = float(x)
         return name
@@ -128,7 +142,7 @@ class _Tape:
     def array(self, x: Any) -> str:
         """The name of a result."""
         if type(x) is not Symbol:
-            raise UnsupportedError(f"a result that is a {type(x).__name__} and no array")
+            raise UnsupportedError(f"a result that is {a(type(x))}, not an array")
         return x.name
 
 
@@ -154,7 +168,7 @@ def _refused(operation: str) -> Callable[..., Any]:
 
 
 class _Name:
-    """What stands for a value while a rule is traced."""
+    """A value, while a rule is traced."""
 
     __array_ufunc__ = None  # NumPy's own scalars and functions leave it alone, too
 

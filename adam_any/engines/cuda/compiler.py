@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import cache as files
+from ..kernels import disk_cache
 
 OPTIONS = ("--std=c++17", "--fmad=false", "-ftz=false", "--prec-div=true", "--prec-sqrt=true")
 
@@ -65,7 +65,7 @@ def cubin(text: str, architecture: int) -> Path:
     """The file with the machine code of a text, compiled unless it has been before."""
     key = repr((text, OPTIONS, version(), architecture))
     name = f"kernel_{hashlib.sha256(key.encode()).hexdigest()[:24]}.cubin"
-    return files.made(name, lambda: compiled(text, architecture).cubin)
+    return disk_cache.get_or_create(name, lambda: compiled(text, architecture).cubin)
 
 
 def compiled(text: str, architecture: int, *options: str) -> Code:

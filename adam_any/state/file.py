@@ -29,17 +29,15 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from . import checkpoint
-from .atomic import replacing
-from .check import shape_of
-from .checkpoint import Restored
-from .engines.base import Leaf
-from .rules import Rule
+from ..check import shape_of
+from ..dtypes import DTYPES
+from ..leaf import Leaf
+from ..rule import Rule
+from . import state_dict
+from .atomic_write import replacing
+from .state_dict import Restored
 
 Path = str | os.PathLike[str]
-
-#: What safetensors calls the compute dtypes; a moment has no other.
-CODES = {"float32": "F32", "float64": "F64"}
 
 
 def save(path: Path, rule: Rule, leaves: Sequence[Leaf]) -> None:
@@ -52,20 +50,20 @@ def save(path: Path, rule: Rule, leaves: Sequence[Leaf]) -> None:
     if len(tensors) < len(leaves) * len(rule.moments):
         raise ValueError("two moments have the same name path/moment in the file; rename a key")
     steps = {leaf.path: leaf.steps for leaf in leaves}
-    document = _document({**checkpoint.head(rule), "steps": steps})
+    document = _document({**state_dict.head(rule), "steps": steps})
     seal = _seal(document, (_line(name, tensor) for name, tensor in tensors.items()))
     with replacing(path) as new:
         _write(new, tensors, {"adam_any": document, "sha256": seal})
 
 
 def load(path: Path, rule: Rule, leaves: Sequence[Leaf]) -> tuple[Rule, list[Restored]]:
-    """The rule and the leaves' new state, as `checkpoint.from_dict` gives them, from a file."""
+    """The rule and the leaves' new state, as `state_dict.from_dict` gives them, from a file."""
     with _opened(path) as file:
         document, seal = _metadata(file)
         head = _parsed(document)
         steps = head.pop("steps", None)
-        rule = checkpoint.settled(rule, head)
-        counts = checkpoint.counts(leaves, steps)
+        rule = state_dict.restored_rule(rule, head)
+        counts = state_dict.counts(leaves, steps)
         _check_tensors(file, rule, leaves)
         lines: list[str] = []
         restored = [
@@ -82,7 +80,7 @@ def _name(leaf: Leaf, moment: str) -> str:
 
 
 def _line(name: str, tensor: Any) -> str:
-    """What the checksum covers of one tensor."""
+    """The line of one tensor, which the checksum covers."""
     data = hashlib.sha256(tensor.reshape(-1).view("uint8")).hexdigest()
     return json.dumps([name, tensor.dtype.name, tensor.shape, data])
 
@@ -159,7 +157,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(name, framework="numpy", backend="pread") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{name}: no checkpoint, or a damaged one: {error}") from None
+        raise ValueError(f"{name}: not a checkpoint, or damaged: {error}") from None
 
 
 def _metadata(file: Any) -> tuple[str, str]:
@@ -174,9 +172,9 @@ def _parsed(document: str) -> dict[str, Any]:
     try:
         values = json.loads(document)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the file is damaged: its metadata is no JSON: {error}") from None
+        raise ValueError(f"the file is damaged: its metadata is not valid JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError("the file is damaged: its metadata is no JSON object")
+        raise ValueError("the file is damaged: its metadata is not a JSON object")
     if isinstance(values.get("options"), dict):
         values["options"] = {name: _frozen(value) for name, value in values["options"].items()}
     return values
@@ -188,12 +186,12 @@ def _check_tensors(file: Any, rule: Rule, leaves: Sequence[Leaf]) -> None:
     Only the header is read.
     """
     wanted = [_name(leaf, moment) for leaf in leaves for moment in rule.moments]
-    checkpoint.same_names("the file", dict.fromkeys(file.keys()), wanted)
+    state_dict.same_names("the file", dict.fromkeys(file.keys()), wanted)
     for leaf in leaves:
         for moment, like in zip(rule.moments, leaf.moments, strict=True):
             found = file.get_slice(_name(leaf, moment))
             have = found.get_dtype(), tuple(found.get_shape())
-            want = CODES[leaf.backend.compute], shape_of(like)
+            want = DTYPES[leaf.backend.compute].file, shape_of(like)
             if have != want:
                 raise ValueError(
                     f"{leaf.path!r}: {moment} is {have[0]} of {have[1]} in the file; it must be "

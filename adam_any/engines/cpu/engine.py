@@ -1,10 +1,10 @@
-"""The CPU engine: one pass over memory, all leaves in one call, on every core.
+"""One pass over memory, all leaves in one call, on every core.
 
 - Takes writable NumPy arrays and torch CPU tensors that are dense in memory, in any order of their
-  axes, of float32, float64, complex64 or complex128. It reads them where they lie.
+  axes, of float32, float64, complex64 or complex128. It reads them in place.
 - The program is made from the rule; Numba compiles it, or NumPy walks it in cache-sized tiles. Both
   give the bits of the reference.
-- A gradient of the same dtype and order is read where it lies; one of another precision or order is
+- A gradient of the same dtype and order is read in place; one of another precision or order is
   copied in pieces, so a step needs a few MB of memory more, whatever the size of the leaves.
 """
 
@@ -17,43 +17,35 @@ from typing import Any
 
 import numpy as np
 
-from .. import check
-from ..memory import Written
-from ..program import UnsupportedError, program
-from ..rules import Coefficients, Rule
-from . import compiled, plan, tiles
-from .base import Leaf, Update
-from .host import HOSTS
-from .plan import Table
-
-DTYPES = ("float32", "float64", "complex64", "complex128")
+from ... import check
+from ...leaf import Leaf, Update
+from ...memory import Written, order
+from ...rule import Coefficients
+from ..kernels.program import Traced
+from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
+from ..protocol import only
+from . import compiler, tiles
 
 #: Reals that are copied at a time from gradients that cannot be read where they lie.
 PIECE = 1 << 19
 
 
-def refusal(rule: Rule, leaf: Leaf) -> str | None:
+def refusal(traced: Traced, leaf: Leaf) -> str | None:
     """Why it cannot take the leaf, or None."""
-    facts, path = leaf.backend, repr(leaf.path)
-    if str(facts.device) != "cpu":
-        return f"{path} lies on {facts.device}"
-    if facts.dtype not in DTYPES:
-        return f"{path} is {facts.dtype}, and this engine takes {', '.join(DTYPES)}"
-    if not facts.writable:
-        return f"{path} is read-only"
-    try:
-        program(rule)
-    except UnsupportedError as error:
-        return f"the rule uses {error}"
-    return HOSTS[facts.library].refusal(leaf) or plan.layout(leaf)
+    facts = leaf.dtype
+    if facts.real != facts.compute:
+        return f"{leaf.path!r} is {facts.name}, which this engine does not convert"
+    if not leaf.backend.writable:
+        return f"{leaf.path!r} is read-only"
+    return traced.refusal or why_not_dense(leaf)
 
 
-def merit() -> str:
-    """What it does."""
-    lacking = compiled.missing()
+def summary() -> str:
+    """How it runs a leaf."""
+    lacking = compiler.missing()
     if lacking is not None:
         return f"one pass in cache-sized tiles; {lacking}"
-    number = compiled.threads()
+    number = compiler.threads()
     return f"one pass over memory, compiled by Numba, {number} thread{'s' * (number > 1)}"
 
 
@@ -62,28 +54,28 @@ class Plan:
 
     in_place = True
 
-    def __init__(self, rule: Rule, leaves: Sequence[Leaf]) -> None:
+    def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
         for leaf in leaves:
-            plan.lay_out(leaf)
+            match_memory_order(leaf)
         self.leaves = leaves
-        traced = program(rule)
-        self._host = HOSTS[leaves[0].backend.library](leaves)
-        self._compute = leaves[0].backend.compute
-        engine = tiles if compiled.missing() else compiled
-        self._kernel = engine.Kernel(traced, self._compute)
-        self._parts = 2 if leaves[0].backend.complex else 1
-        lengths = [plan.length(leaf) for leaf in leaves]
+        first = leaves[0]
+        self._library, self._dtype = first.library, first.dtype
+        self._parts = 2 if first.dtype.complex else 1
+        self._arrays = first.library.addresses([leaf.array for leaf in leaves], first.dtype.size)
+        engine = tiles if compiler.missing() else compiler
+        self._kernel = engine.Kernel(traced.program, first.dtype.compute)
+        lengths = [leaf.reals for leaf in leaves]
         chunk = self._kernel.longest(sum(lengths))
-        self._table = Table([plan.addresses(leaf) for leaf in leaves], lengths, chunk)
+        self._table = Table([addresses(leaf) for leaf in leaves], lengths, chunk)
         self._launch = self._kernel.bind(self._table)
-        self._values = traced.values
-        self._gradients = plan.Gradients(leaves, self._host)
+        self._values = traced.program.values
+        self._gradients = Gradients(leaves, self._arrays)
         self._pack = struct.Struct(f"{len(leaves)}q").pack_into
         self._row = self._table.gradients.data
 
     def current(self) -> bool:
-        """Whether the parameters lie where they lay when the plan was made."""
-        return not self._host.moved()
+        """Whether the parameters are where they were when the plan was made."""
+        return not self._arrays.moved()
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
         """For each leaf the address of its gradient, or the gradient where it must be copied."""
@@ -97,13 +89,17 @@ class Plan:
         extent = leaf.library.extent(g)
         if extent is not None and written.spoils(extent, leaf.extent):
             return leaf.library.copy(g)
-        if extent is None or g.dtype != leaf.array.dtype or not self._host.readable(leaf, g):
+        if extent is None or g.dtype != leaf.array.dtype:
+            return g
+        if not self._library.readable(leaf.array, g):
             return g
         return extent.address
 
-    def step(self, rule: Rule, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
+    def step(
+        self, c: Coefficients, gathered: Sequence[Any], which: Sequence[int] | None = None
+    ) -> list[Update]:
         """Update every leaf that has a gradient, in place."""
-        values = self._values(c)
+        grads, values = only(which, gathered), self._values(c)
         try:
             self._pack(self._row, 0, *grads)
         except (struct.error, TypeError):  # one is not an address
@@ -111,14 +107,13 @@ class Plan:
             if which := [k for k, g in enumerate(grads) if not (g is None or type(g) is int)]:
                 self._step_copied(values, which, grads)
         self._launch(values)
-        self._host.written(grads)
+        self._arrays.written(grads)
         return []
 
     def _step_copied(self, values: Sequence[float], which: Sequence[int], grads: Any) -> None:
         """Update leaves by way of a line of reals into which their gradients are copied, piece by
         piece; many small ones fill it together."""
-        size = plan.real_size(self.leaves[0])
-        line = np.empty(PIECE, self._compute)
+        line = np.empty(PIECE, self._dtype.compute)
         state: list[Any] = []
         lengths: list[int] = []
         for k in which:
@@ -128,18 +123,19 @@ class Plan:
                     self._flush(values, line, state, lengths)
                     state, lengths = [], []
                 at = sum(lengths)
-                self._host.fill(line[at : at + n], g)
-                state.append(self._table.addresses[1:, k] + start * self._parts * size)
+                self._library.fill(line[at : at + n], g)
+                before = start * self._parts * self._dtype.size
+                state.append(self._table.addresses[1:, k] + before)
                 lengths.append(n)
         self._flush(values, line, state, lengths)
 
     def _pieces(self, leaf: Leaf, g: Any) -> Iterator[tuple[int, Any]]:
-        """The parts of a gradient in the order in which its parameter lies in memory."""
+        """The parts of a gradient in the order of its parameter's memory."""
         at = leaf.extent
-        axes = None if at is None else plan.order(at)
+        axes = None if at is None else order(at)
         assert axes is not None  # it was not refused
-        view = self._host.view(g, axes)
-        return ((at, view[index]) for at, index in plan.pieces(view.shape, PIECE // self._parts))
+        view = self._library.transposed(g, axes)
+        return ((at, view[index]) for at, index in pieces(view.shape, PIECE // self._parts))
 
     def _flush(self, values: Any, line: Any, state: Any, lengths: Sequence[int]) -> None:
         table = Table(state, lengths, self._kernel.longest(sum(lengths)))

@@ -20,28 +20,28 @@ from pathlib import Path
 from types import ModuleType
 
 
-def module(text: str, version: str = "") -> ModuleType:
+def load(text: str, version: str = "") -> ModuleType:
     """The module with this text, imported from its file. `version` stands for what it imports.
 
     Raises OSError where no file can be kept.
     """
     name = f"kernel_{hashlib.sha256((version + text).encode()).hexdigest()[:24]}"
-    spec = spec_from_file_location(name, keep(f"{name}.py", text.encode()))
+    spec = spec_from_file_location(name, write(f"{name}.py", text.encode()))
     assert spec is not None and spec.loader is not None
-    made = module_from_spec(spec)
-    sys.modules[name] = made  # Numba looks for a function's module by its name
-    spec.loader.exec_module(made)
-    return made
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # Numba looks for a function's module by its name
+    spec.loader.exec_module(module)
+    return module
 
 
-def made(name: str, make: Callable[[], bytes]) -> Path:
-    """The path of a file whose content is made if there is none; the name says all about it."""
+def get_or_create(name: str, make: Callable[[], bytes]) -> Path:
+    """The path of a file whose content is made if there is none; the name must determine it."""
     path = _directory() / name
-    return path if path.is_file() else keep(name, make())
+    return path if path.is_file() else write(name, make())
 
 
-def keep(name: str, content: bytes) -> Path:
-    """The path of a file with this content; the name must be its alone."""
+def write(name: str, content: bytes) -> Path:
+    """The path of a file with this content, to which the name must be unique."""
     path = _directory() / name
     if not path.is_file() or path.read_bytes() != content:
         handle, aside = tempfile.mkstemp(dir=path.parent)

@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from ..program import Program
-from .plan import Table
-from .source import numba_source
+from ...dtypes import DTYPES
+from ..kernels import disk_cache
+from ..kernels.program import Program
+from ..kernels.table import Table
+from .codegen import numba_source
 
 #: Elements of a chunk at most, and at least where there are as many. Long ones are read faster (16
 #: million float32 by a tenth faster in chunks of 65536 than of 16384), short ones end together.
@@ -41,9 +43,9 @@ def missing() -> str | None:
 
 def threads() -> int:
     """How many threads a step may use now."""
-    from . import threads as helpers
+    from . import workers
 
-    return helpers.threads()
+    return workers.threads()
 
 
 class Kernel:
@@ -57,13 +59,11 @@ class Kernel:
 
     def __init__(self, program: Program, compute: str) -> None:
         self._run = _kernel(program, compute)
-        self._format = struct.Struct(
-            f"{len(program.scalars)}{'d' if compute == 'float64' else 'f'}"
-        )
+        self._format = struct.Struct(f"{len(program.scalars)}{DTYPES[compute].struct}")
 
     def bind(self, table: Table) -> Callable[[Sequence[float]], None]:
-        """What runs the kernel over a table, given the scalars."""
-        from .threads import work
+        """A function of the scalars that runs the kernel over a table."""
+        from .workers import work
 
         run, pack = self._run, self._format.pack_into
         scalars = np.zeros(1 + self._format.size // 8, np.float64)
@@ -97,10 +97,9 @@ def _kernel(program: Program, compute: str) -> Any:
 
 
 def _compile(program: Program, compute: str, text: str) -> Any:
-    from . import cache as files
-
+    version = Path(__file__).with_name("work_queue.py").read_text()
     try:
-        return files.module(text, Path(__file__).with_name("team.py").read_text()).run
+        return disk_cache.load(text, version).run
     except OSError:  # nothing can be written anywhere
         scope: dict[str, Any] = {"__name__": __name__}
         exec(numba_source(program, compute, cache=False), scope)
