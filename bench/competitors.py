@@ -216,7 +216,7 @@ class Lion:
 
     def coefficients(self, t: int) -> dict[str, float]:
         """The scalars of a step."""
-        return {"lr": lr, "w1": 1 - self.betas[0], "w2": 1 - self.betas[1]}
+        return {"lr": self.lr, "w1": 1 - self.betas[0], "w2": 1 - self.betas[1]}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
         """One step: 3 reads and 2 writes."""

@@ -251,7 +251,7 @@ def test_tiles_are_torn_between_two_of_them(
 
 
 def test_an_interrupted_load_tears(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    opt, grads, twin = mixed(next(lib for lib in LIBRARIES if str(lib) == "numpy"))
+    opt, _, twin = mixed(next(lib for lib in LIBRARIES if str(lib) == "numpy"))
     whole = checkpoint.from_dict
 
     def interrupted(*arguments: Any) -> Any:

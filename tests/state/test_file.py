@@ -452,7 +452,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
             opt.load(tmp_path / "f")
     for document in ("", "[]", "3", "{", "[" * 100_000, "9" * 5000):
         seal(tmp_path / "f", document, tensors)
-        with pytest.raises(ValueError, match="metadata is not (valid JSON|a JSON object)"):
+        with pytest.raises(ValueError, match=r"metadata is not (valid JSON|a JSON object)"):
             opt.load(tmp_path / "f")
     (tmp_path / "f").write_bytes(b"")
     with pytest.raises(ValueError, match="not a checkpoint"):
