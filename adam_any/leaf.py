@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -45,6 +46,14 @@ class Leaf:
     def reals(self) -> int:
         """The number of real numbers of the parameter, and of each moment."""
         return math.prod(self.shape) * (2 if self.dtype.complex else 1)
+
+    def copy(self, rule: Rule, lost: bool) -> Leaf:
+        """The same state in memory of its own; where moments are lost, those of the start."""
+        copied = self.library.copy
+        moments = start(rule, self.backend.compute, self.array) if lost else self.moments
+        return dataclasses.replace(
+            self, array=copied(self.array), moments=tuple(map(copied, moments))
+        )
 
 
 def start(rule: Rule, compute: str, p: Any) -> tuple[Any, ...]:

@@ -16,7 +16,8 @@ from typing import Any
 from . import check, engines, nonfinite
 from . import rule as rules
 from .contents import Contents, leaf_of
-from .leaf import Leaf, Update, start
+from .journal import FREE, alone
+from .leaf import Leaf, start
 from .rule import Number, Rule
 from .state import state_dict
 from .state.state_dict import Restored
@@ -76,7 +77,7 @@ class Optimizer:
     array([-0.1,  0.1])
     """
 
-    __slots__ = ("__weakref__", "_contents", "_engine", "_nonfinite", "_skipped", "_tree")
+    __slots__ = ("__weakref__", "_contents", "_engine", "_free", "_nonfinite", "_skipped", "_tree")
 
     def __init__(
         self, params: Any, rule: Rule, *, nonfinite: str = "propagate", engine: str | None = None
@@ -88,7 +89,7 @@ class Optimizer:
 
     def _begin(self, params: Any, rule: Rule, engine: str | None) -> None:
         """Set everything but the moments."""
-        self._engine = engine
+        self._engine, self._free = engine, list(FREE)
         self._tree, arrays = flatten(params)
         leaves = [
             leaf_of(i, path, x)
@@ -100,6 +101,7 @@ class Optimizer:
     def _start(self, leaf: Leaf) -> tuple[Any, ...]:
         return start(rules.static(self._contents.rule), leaf.backend.compute, leaf.array)
 
+    @alone
     def step(self, grads: Any) -> Any:
         """Update the parameters once.
 
@@ -123,7 +125,8 @@ class Optimizer:
         TypeError
             For another library, device or dtype.
         RuntimeError
-            After an interrupted step, or while a CUDA stream is captured.
+            After a step that was interrupted in its middle, while a CUDA stream is captured, or
+            while the optimizer is in another call.
         """
         contents = self._whole()
         aligned = self._align(grads)
@@ -145,19 +148,7 @@ class Optimizer:
             for plan, mine in zip(plans, gathered, strict=True)
             for turn in contents.turns(plan, mine, aligned)
         ]
-
-        updates: list[Update] = []
-        for plan, c, mine, which in turns:
-            if plan.in_place:  # what fails before the first that writes has changed nothing
-                contents.torn = True
-            updates += plan.step(c, mine, which)
-        contents.torn = True
-        for leaf, array, moments in updates:
-            leaf.array, leaf.moments = array, moments
-        for leaf in contents.leaves:
-            if aligned[leaf.index] is not None:
-                leaf.steps += 1
-        contents.torn = False
+        contents.step(turns, aligned)
         return self.params
 
     def _align(self, grads: Any) -> list[Any]:
@@ -177,8 +168,9 @@ class Optimizer:
     def params(self) -> Any:
         """The parameters, in a new container.
 
-        Set it to put other arrays of the same structure, shapes, dtypes, libraries and devices in
-        their place, such as a projection. Moments and step counts stay.
+        Set it to arrays of the same structure, shapes, dtypes, libraries and devices, such as a
+        projection. They are copied into arrays that can be written, which stay the same objects;
+        what cannot be written is replaced. Moments and step counts stay.
         """
         leaves = self._contents.leaves
         if self._tree.bare and leaves:
@@ -189,6 +181,7 @@ class Optimizer:
         return self._tree.build(arrays)
 
     @params.setter
+    @alone
     def params(self, params: Any) -> None:
         arrays = self._tree.align(params, "new value")
         present = {leaf.index for leaf in self._contents.leaves}
@@ -196,6 +189,7 @@ class Optimizer:
             if (i in present) != (x is not None):
                 raise ValueError(f"{path!r}: None must stay None, and an array an array")
         self._contents = self._contents.with_arrays(arrays)
+        self._contents.settle()
 
     @property
     def rule(self) -> Rule:
@@ -213,9 +207,10 @@ class Optimizer:
         return lr
 
     @lr.setter
+    @alone
     def lr(self, lr: Number) -> None:
         new: Rule = dataclasses.replace(self.rule, lr=lr)  # type: ignore[type-var]
-        self._contents.set_rule(rules.validated(new))
+        self._contents = self._contents.with_rate(rules.validated(new))
 
     @property
     def steps(self) -> dict[str, int]:
@@ -231,6 +226,7 @@ class Optimizer:
         """Return for each leaf the engine that runs it, and why; `str` of it is a table."""
         return engines.explain(self.rule, self._contents.leaves, self._engine)
 
+    @alone
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state.
 
@@ -249,6 +245,7 @@ class Optimizer:
         contents = self._whole()
         return state_dict.to_dict(contents.rule, contents.leaves)
 
+    @alone
     def load_state_dict(self, state: Any) -> None:
         """Copy a state in, from whatever library or device, by path.
 
@@ -266,6 +263,7 @@ class Optimizer:
         contents = self._contents
         self._restore(*state_dict.from_dict(contents.rule, contents.leaves, state))
 
+    @alone
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a file in the safetensors format, which `load` reads.
 
@@ -291,6 +289,7 @@ class Optimizer:
         contents = self._whole()
         file.save(path, contents.rule, contents.leaves)
 
+    @alone
     def load(self, path: str | os.PathLike[str]) -> None:
         """Set the state to that of a file, saved on whatever library or device, by path.
 
@@ -323,6 +322,7 @@ class Optimizer:
             ],
         )
 
+    @alone
     def __getstate__(self) -> dict[str, Any]:
         contents = self._contents
         return {
@@ -344,19 +344,13 @@ class Optimizer:
             leaf.steps, leaf.moments = steps, moments or self._start(leaf)
         self._contents.torn = state["torn"]
 
+    @alone
     def __copy__(self) -> Optimizer:
         """An optimizer that steps alone: its parameters and moments are copies."""
-        state, leaves = self.__getstate__(), self._contents.leaves
-        arrays: list[Any] = [None] * len(self._tree.paths)
-        for leaf in leaves:
-            arrays[leaf.index] = leaf.library.copy(leaf.array)
-        state["params"] = self._tree.build(arrays)
-        state["state"] = [
-            (steps, tuple(map(leaf.library.copy, moments)))
-            for leaf, (steps, moments) in zip(leaves, state["state"], strict=True)
-        ]
         new = type(self).__new__(type(self))
-        new.__setstate__(state)
+        for name in ("_tree", "_engine", "_nonfinite", "_skipped"):
+            setattr(new, name, getattr(self, name))
+        new._free, new._contents = list(FREE), self._contents.copy()
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
@@ -372,7 +366,7 @@ class Optimizer:
         return f"<{type(self).__name__}({options}): {len(leaves)} leaves, {elements:,} elements>"
 
     def _whole(self) -> Contents:
-        """The contents; RuntimeError after an interrupted step."""
+        """The contents; RuntimeError after a step that was interrupted in its middle."""
         if self._contents.torn:
             raise RuntimeError(
                 "this optimizer was interrupted in the middle of a step, so its parameters and "

@@ -9,6 +9,7 @@ An engine is a module with two functions and a class:
 - `Plan.gather` checks every gradient and raises before anything is written; it changes nothing.
 - `Plan.step` runs the rule. Leaves that are written in place are written here, with their moments;
   replaced ones come back as updates, which the optimizer assigns once every plan has succeeded.
+- `Plan.finish` is asked about a step that was interrupted.
 - A plan that writes in place, or consumes its moments, says so: it is stepped after all others.
 - Gradients are never written, and None among them leaves p and the moments as they are.
 """
@@ -16,12 +17,20 @@ An engine is a module with two functions and a class:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any, Protocol
 
 from ..leaf import Leaf, Update
 from ..memory import Written
 from ..rule import Coefficients
 from .kernels.program import Traced
+
+
+class Unfinished(Enum):
+    """How far an interrupted call of a plan has come."""
+
+    UNTOUCHED = "nothing has been written"
+    HALF = "a part has been written"
 
 
 class Plan(Protocol):
@@ -42,9 +51,17 @@ class Plan(Protocol):
         ...
 
     def step(
-        self, c: Coefficients, gathered: Any, which: Sequence[int] | None = None
+        self, number: int, c: Coefficients, gathered: Any, which: Sequence[int] | None = None
     ) -> list[Update]:
-        """Update every leaf that has a gradient; with `which` only these of the plan's leaves."""
+        """Update every leaf that has a gradient; with `which` only these of the plan's leaves.
+
+        No two calls have the same number.
+        """
+        ...
+
+    def finish(self, number: int) -> list[Update] | Unfinished:
+        """The updates of the call of this number, completed if it was interrupted and can be; or
+        how far it has come."""
         ...
 
 

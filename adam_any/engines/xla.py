@@ -28,7 +28,7 @@ from ..memory import Written
 from ..rule import Coefficients
 from .eager import replaced
 from .kernels.program import Traced
-from .protocol import only
+from .protocol import Unfinished, only
 
 
 def refusal(traced: Traced, leaf: Leaf) -> str | None:
@@ -77,15 +77,26 @@ class Plan:
         return gathered
 
     def step(
-        self, c: Coefficients, gathered: Sequence[Any], which: Sequence[int] | None = None
+        self,
+        number: int,
+        c: Coefficients,
+        gathered: Sequence[Any],
+        which: Sequence[int] | None = None,
     ) -> list[Update]:
         """Run the compiled rule on every leaf that has a gradient."""
         leaves, arguments = self._arguments(only(which, gathered))
         scalars = np.array([getattr(c, name) for name in self._names], self._compute)
-        new = self._call.jitted(scalars, *arguments)
+        with jax.transfer_guard_host_to_device("allow"):  # they are ours, and no surprise
+            new = self._call.jitted(scalars, *arguments)
         return [
             Update(leaf, p, tuple(moments)) for leaf, (p, *moments) in zip(leaves, new, strict=True)
         ]
+
+    def finish(self, number: int) -> list[Update] | Unfinished:
+        """Nothing is written, but moments may have been consumed."""
+        moments = [moment for leaf in self.leaves for moment in leaf.moments]
+        lost = any(moment.is_deleted() for moment in moments)
+        return Unfinished.HALF if lost else Unfinished.UNTOUCHED
 
     def _arguments(self, grads: Sequence[Any]) -> tuple[list[Leaf], tuple[list[Any], ...]]:
         """The leaves that have a gradient, and the arrays that the call for them takes."""

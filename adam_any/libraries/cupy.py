@@ -125,10 +125,11 @@ class Addresses:
     """Finds the gradients of CuPy parameters."""
 
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
-        first = params[0]
+        self._params, first = params, params[0]
         self._kind, self._dtype, self._device = type(first), first.dtype, first.data.device_id
         self._likes = [(p.shape, p.strides) for p in params]
         self._misaligned = itemsize - 1
+        self._facts = self._now()
 
     def find(self, grads: Sequence[Any]) -> list[int | None]:
         """The address of each gradient with its parameter's dtype, shape, strides and device."""
@@ -146,8 +147,11 @@ class Addresses:
         return found
 
     def moved(self) -> bool:
-        """No: an array has its memory for life."""
-        return False
+        """Whether a parameter has other memory, or another meaning: after `p.shape = s`."""
+        return self._now() != self._facts
+
+    def _now(self) -> list[Any]:
+        return [(p.data.ptr, p.shape, p.strides, p.dtype) for p in self._params]
 
     def written(self, grads: Sequence[Any]) -> None:
         """Nothing: CuPy keeps no record of writes."""

@@ -138,33 +138,42 @@ class Addresses:
     """
 
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
+        self._params = params
         self._shapes = [p.shape for p in params]
         self._dtype = params[0].dtype
-        self._plain = all(p.flags.c_contiguous and p.size for p in params)
+        self._plain = all(type(p) is np.ndarray and p.flags.c_contiguous and p.size for p in params)
         self._misaligned = itemsize - 1
+        self._facts = self._now()
 
     def find(self, grads: Sequence[Any]) -> list[int | None]:
         """The address of each gradient that is like its parameter and in C order."""
-        found: list[int | None] = [None] * len(grads)
+        return self._plain_addresses(grads) if self._plain else [None] * len(grads)
+
+    def moved(self) -> bool:
+        """Whether a parameter has other memory, or another meaning: after `p.resize(n)`,
+        `p.strides = s`, `p.flags.writeable = False`."""
+        return self._now() != self._facts
+
+    def written(self, grads: Sequence[Any]) -> None:
+        """Nothing: NumPy keeps no record of writes."""
+
+    def _now(self) -> list[Any]:
+        if self._plain:
+            return self._plain_addresses(self._params)
+        return [(p.__array_interface__, p.strides, p.flags.writeable) for p in self._params]
+
+    def _plain_addresses(self, arrays: Sequence[Any]) -> list[int | None]:
+        found: list[int | None] = [None] * len(arrays)
         misaligned, dtype = self._misaligned, self._dtype
-        if not self._plain:
-            return found
-        for k, (g, shape) in enumerate(zip(grads, self._shapes, strict=True)):
-            if type(g) is np.ndarray and g.dtype is dtype and g.shape == shape:
+        for k, (x, shape) in enumerate(zip(arrays, self._shapes, strict=True)):
+            if type(x) is np.ndarray and x.dtype is dtype and x.shape == shape:
                 try:
-                    address = addressof(_buffer(g))
+                    address = addressof(_buffer(x))
                 except (TypeError, ValueError, BufferError):
                     continue  # it cannot be written, or is in another order
                 if not address & misaligned:
                     found[k] = address
         return found
-
-    def moved(self) -> bool:
-        """No: an array has its memory for life."""
-        return False
-
-    def written(self, grads: Sequence[Any]) -> None:
-        """Nothing: NumPy keeps no record of writes."""
 
 
 _buffer = cast(Any, c_char.from_buffer)

@@ -10,7 +10,6 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from ..detect import is_tracer
 from ..rule import Varying
 
 
@@ -36,17 +35,14 @@ def _is_slow(beta: Any) -> bool:
 
 def one_minus_power(beta: Any, t: Any) -> Any:
     """The bias correction `1 - beta**t`, without cancellation."""
-    if type(beta) is float and beta == 0:
-        return 1.0
-    return -_functions(t, beta).expm1(t * _functions(beta).log(beta))
+    if type(t) is int and isinstance(beta, float):
+        return -math.expm1(t * math.log(beta)) if beta else 1.0
+    if isinstance(beta, float):
+        return -array_namespace(t).expm1(t * math.log(beta)) if beta else 1.0
+    xp = array_namespace(beta)
+    return -xp.expm1(t * xp.log(beta))
 
 
 def sqrt(x: Any) -> Any:
     """The square root of a scalar."""
-    return _functions(x).sqrt(x)
-
-
-def _functions(*scalars: Any) -> Any:
-    """The host's functions, or under a trace the namespace of a tracer."""
-    traced = [x for x in scalars if is_tracer(x)]
-    return array_namespace(*traced) if traced else math
+    return math.sqrt(x) if isinstance(x, float) else array_namespace(x).sqrt(x)

@@ -92,6 +92,9 @@ class Device:
     def wait(self) -> None:
         pass
 
+    def read(self, word: Any) -> int:
+        return int(numpy(word)[0])
+
     def upload(self, arrays: Any, stream: Any) -> list[Any]:
         Device.uploads += 1
         return [array(x) for x in arrays]

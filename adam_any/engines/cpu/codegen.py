@@ -4,6 +4,8 @@
   or contracted (no fastmath), so each is rounded once, as NumPy rounds it.
 - `error_model="numpy"`: the default raises where something is divided by zero, which keeps LLVM
   from using SIMD (13 times slower).
+- The kernel writes its number when it begins and when it is done, so that an interrupted step knows
+  whether it was completed.
 - Each chunk is an array of its own, and its loop runs from 0: LLVM vectorises that, and not a range
   in the middle of an array, whose indices may be negative (8 times slower).
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 from ...dtypes import DTYPES
 from ..kernels.operations import expressions, python
 from ..kernels.program import Instruction, Program
+from ..kernels.table import Words
 
 _MODULE = '''\
 """One pass over memory, generated from a rule."""
@@ -30,7 +33,10 @@ def update({names}):
 
 @njit("void(int64, int64, int64, int64, int64)", error_model="numpy", nogil=True, cache={cache})
 def run(role, job, board, kernel, seats):
-    last = 0
+    last, words = 0, job
+    if role != queue.HELP:
+        words = queue.load(job + 8 * queue.SCALARS)
+        queue.store(words + 8, queue.load(words))
     if role == queue.LEAD:
         queue.begin(board, kernel, job, seats)
     while True:
@@ -43,7 +49,7 @@ def run(role, job, board, kernel, seats):
         address = carray(queue.words(word[queue.ADDRESSES]), ({arrays}, leaves))
         chunk = carray(queue.words(word[queue.CHUNKS]), (1, 3))
         task = carray(queue.words(word[queue.TASKS]), 1)
-        scalar = carray(queue.{reals}(word[queue.SCALARS]), {number})
+        scalar = carray(queue.{reals}(word[queue.SCALARS] + {words}), {number})
         tasks, front = word[queue.NUMBER], 0
         while True:
             claimed = front if role == queue.ALONE else queue.add(board + queue.CLAIMED, 1)
@@ -65,6 +71,7 @@ def run(role, job, board, kernel, seats):
         queue.leave(board)
     if role == queue.LEAD:
         queue.end(board)
+    queue.store(words + 16, queue.load(words))
 '''
 
 
@@ -80,6 +87,7 @@ def numba_source(program: Program, compute: str, *, cache: bool) -> str:
         real=compute,
         reals=reals,
         size=facts.size,
+        words=Words.SIZE,
         cache=cache,
         names=", ".join((*rows, *program.scalars)),
         number=len(program.scalars),

@@ -8,9 +8,8 @@
 from __future__ import annotations
 
 import os
-import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from ...dtypes import DTYPES
 from ..kernels import disk_cache
 from ..kernels.program import Program
-from ..kernels.table import Table
+from ..kernels.table import Table, Words
 from .codegen import numba_source
 
 #: Elements of a chunk at most, and at least where there are as many. Long ones are read faster (16
@@ -59,23 +58,30 @@ class Kernel:
 
     def __init__(self, program: Program, compute: str) -> None:
         self._run = _kernel(program, compute)
-        self._format = struct.Struct(f"{len(program.scalars)}{DTYPES[compute].struct}")
+        self._scalars = f"{len(program.scalars)}{DTYPES[compute].struct}"
 
-    def bind(self, table: Table) -> Callable[[Sequence[float]], None]:
-        """A function of the scalars that runs the kernel over a table."""
+    def bind(self, table: Table) -> Launch:
+        """A launch of the kernel over a table."""
+        return Launch(self._run, table, Words(self._scalars))
+
+
+class Launch:
+    """A kernel bound to a table."""
+
+    def __init__(self, run: Any, table: Table, words: Words) -> None:
         from .workers import work
 
-        run, pack = self._run, self._format.pack_into
-        scalars = np.zeros(1 + self._format.size // 8, np.float64)
-        held = (table.addresses, table.chunks, table.tasks, scalars)
-        job = np.array([x.ctypes.data for x in held] + [len(table.lengths), len(table.tasks) - 1])
-        address, elements, room = job.ctypes.data, table.elements, scalars.data
+        self._work, self._run, self._elements = work, run, table.elements
+        self._held = (table.addresses, table.chunks, table.tasks, words.array)
+        places = [x.ctypes.data for x in self._held]
+        self._job = np.array([*places, len(table.lengths), len(table.tasks) - 1], np.int64)
+        self._address = self._job.ctypes.data
+        self._pack, self.unfinished = words.pack, words.unfinished
 
-        def launch(values: Sequence[float], keep: object = (held, job)) -> None:
-            pack(room, 0, *values)
-            work(run, address, elements)
-
-        return launch
+    def __call__(self, number: int, values: Sequence[float]) -> None:
+        """Run the kernel, which is told its number and the scalars."""
+        self._pack(number, values)
+        self._work(self._run, self._address, self._elements)
 
 
 _lock = threading.RLock()

@@ -23,7 +23,7 @@ from ...memory import Written, order
 from ...rule import Coefficients
 from ..kernels.program import Traced
 from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
-from ..protocol import only
+from ..protocol import Unfinished, only
 from . import compiler, tiles
 
 #: Reals that are copied at a time from gradients that cannot be read where they lie.
@@ -68,6 +68,7 @@ class Plan:
         chunk = self._kernel.longest(sum(lengths))
         self._table = Table([addresses(leaf) for leaf in leaves], lengths, chunk)
         self._launch = self._kernel.bind(self._table)
+        self._piece: Any = None
         self._values = traced.program.values
         self._gradients = Gradients(leaves, self._arrays)
         self._pack = struct.Struct(f"{len(leaves)}q").pack_into
@@ -96,23 +97,38 @@ class Plan:
         return extent.address
 
     def step(
-        self, c: Coefficients, gathered: Sequence[Any], which: Sequence[int] | None = None
+        self,
+        number: int,
+        c: Coefficients,
+        gathered: Sequence[Any],
+        which: Sequence[int] | None = None,
     ) -> list[Update]:
         """Update every leaf that has a gradient, in place."""
         grads, values = only(which, gathered), self._values(c)
+        self._arrays.written(grads)  # before, since nothing may be left to do after the launch
         try:
             self._pack(self._row, 0, *grads)
         except (struct.error, TypeError):  # one is not an address
             self._pack(self._row, 0, *(g if type(g) is int else 0 for g in grads))
             if which := [k for k, g in enumerate(grads) if not (g is None or type(g) is int)]:
-                self._step_copied(values, which, grads)
-        self._launch(values)
-        self._arrays.written(grads)
+                self._step_copied(number, values, which, grads)
+        self._launch(number, values)
         return []
 
-    def _step_copied(self, values: Sequence[float], which: Sequence[int], grads: Any) -> None:
+    def finish(self, number: int) -> list[Update] | Unfinished:
+        """Ask the launch of the step, which comes last, and the first of its pieces."""
+        unfinished = self._launch.unfinished(number)
+        if unfinished is Unfinished.UNTOUCHED and self._piece is not None:
+            begun = self._piece.unfinished(number) is not Unfinished.UNTOUCHED
+            return Unfinished.HALF if begun else Unfinished.UNTOUCHED
+        return unfinished or []
+
+    def _step_copied(
+        self, number: int, values: Sequence[float], which: Sequence[int], grads: Any
+    ) -> None:
         """Update leaves by way of a line of reals into which their gradients are copied, piece by
         piece; many small ones fill it together."""
+        self._piece = None
         line = np.empty(PIECE, self._dtype.compute)
         state: list[Any] = []
         lengths: list[int] = []
@@ -120,14 +136,14 @@ class Plan:
             for start, g in self._pieces(self.leaves[k], grads[k]):
                 n = math.prod(g.shape) * self._parts
                 if sum(lengths) + n > PIECE:
-                    self._flush(values, line, state, lengths)
+                    self._flush(number, values, line, state, lengths)
                     state, lengths = [], []
                 at = sum(lengths)
                 self._library.fill(line[at : at + n], g)
                 before = start * self._parts * self._dtype.size
                 state.append(self._table.addresses[1:, k] + before)
                 lengths.append(n)
-        self._flush(values, line, state, lengths)
+        self._flush(number, values, line, state, lengths)
 
     def _pieces(self, leaf: Leaf, g: Any) -> Iterator[tuple[int, Any]]:
         """The parts of a gradient in the order of its parameter's memory."""
@@ -137,8 +153,12 @@ class Plan:
         view = self._library.transposed(g, axes)
         return ((at, view[index]) for at, index in pieces(view.shape, PIECE // self._parts))
 
-    def _flush(self, values: Any, line: Any, state: Any, lengths: Sequence[int]) -> None:
+    def _flush(
+        self, number: int, values: Any, line: Any, state: Any, lengths: Sequence[int]
+    ) -> None:
         table = Table(state, lengths, self._kernel.longest(sum(lengths)))
         begins = np.cumsum([0, *lengths[:-1]]) * line.itemsize
         table.gradients[:] = line.ctypes.data + begins
-        self._kernel.bind(table)(values)
+        launch = self._kernel.bind(table)
+        self._piece = self._piece or launch
+        launch(number, values)

@@ -51,11 +51,11 @@ class Kind(NamedTuple):
 
 
 def layout(program: Program, compute: str, capacity: int) -> tuple[str, str]:
-    """The formats, as `struct` has them, of an argument's two parts: tables and scalars; gradients.
+    """The formats, as `struct` has them, of an argument's two parts: places and scalars; gradients.
 
     The second begins at a multiple of 8.
     """
-    return f"2q{len(program.scalars)}{DTYPES[compute].struct}0q", f"{capacity}q"
+    return f"4q{len(program.scalars)}{DTYPES[compute].struct}0q", f"{capacity}q"
 
 
 def cuda_source(kind: Kind, capacity: int) -> str:

@@ -71,6 +71,11 @@ class Device:
         with self.here, stream:
             return [_cupy().asarray(x) for x in arrays]
 
+    def read(self, word: Any) -> int:
+        """The number in an array of one, when all that was asked for before is done."""
+        with self.here:
+            return int(word.get()[0])
+
     def wait(self) -> None:
         """Wait until all that has been asked of the device is done."""
         self.here.synchronize()

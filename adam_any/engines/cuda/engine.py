@@ -29,7 +29,7 @@ from ...memory import Extent, Written
 from ...rule import Coefficients
 from ..kernels.program import Program, Traced
 from ..kernels.table import Gradients, addresses, chunks, match_memory_order, why_not_dense
-from ..protocol import only
+from ..protocol import Unfinished, only
 from . import device
 from .codegen import ARGUMENT, CAPACITIES, THREADS, Kind, cuda_source, layout
 
@@ -80,13 +80,14 @@ class Plan:
         self._values = self._program.values
         self._gradients = Gradients(leaves, self._arrays)
         self._launches = [
-            Launch(self._program, leaves[first : first + CAPACITIES[-1]])
+            Launch(self._program, leaves, slice(first, first + CAPACITIES[-1]))
             for first in range(0, len(leaves), CAPACITIES[-1])
         ]
         self._kernels: dict[str, list[Callable[..., None]]] = {}
         self._own = first.dtype.real
         self._prepare(self._own)
         self._stream: Any = None
+        self._calls: tuple[int, list[tuple[Launch, int]]] = 0, []
 
     def current(self) -> bool:
         """Whether the parameters are where they were when the plan was made."""
@@ -122,18 +123,36 @@ class Plan:
         return new
 
     def step(
-        self, c: Coefficients, gathered: Sequence[Any], which: Sequence[int] | None = None
+        self,
+        number: int,
+        c: Coefficients,
+        gathered: Sequence[Any],
+        which: Sequence[int] | None = None,
     ) -> list[Update]:
         """Update every leaf that has a gradient, in place."""
         grads, values = only(which, gathered), self._values(c)
+        calls = [
+            (launch, self._kernels[real][i], addresses)
+            for i, launch in enumerate(self._launches)
+            for real, addresses in self._by_dtype(grads[launch.leaves])
+            if launch.blocks  # else all its leaves are empty
+        ]
+        self._calls = number, [(launch, k) for k, (launch, _, _) in enumerate(calls, 1)]
+        self._arrays.written(grads)  # before, since nothing may be left to do after the launch
         with self._device.here:
-            for i, launch in enumerate(self._launches):
-                first = i * CAPACITIES[-1]
-                mine = grads[first : first + CAPACITIES[-1]]
-                for real, addresses in self._by_dtype(mine):
-                    launch(self._kernels[real][i], self._stream, values, addresses)
-        self._arrays.written(grads)
+            for k, (launch, kernel, addresses) in enumerate(calls, 1):
+                launch(kernel, self._stream, _signed(number, k), values, addresses)
         return []
+
+    def finish(self, number: int) -> list[Update] | Unfinished:
+        """Ask the device for the last call of each launch."""
+        last, calls = self._calls
+        if last != number:
+            return Unfinished.UNTOUCHED
+        seen = [self._device.read(launch.word) >= _signed(number, k) for launch, k in calls]
+        if all(seen):
+            return []
+        return Unfinished.HALF if any(seen) else Unfinished.UNTOUCHED
 
     def _by_dtype(self, grads: Sequence[Any]) -> Iterable[tuple[str, Sequence[int]]]:
         """The addresses of gradients of one real dtype after another; zero for all others."""
@@ -175,7 +194,8 @@ class Plan:
 class Launch:
     """One launch, for at most 4,000 leaves: its tables, and its argument in the host's memory."""
 
-    def __init__(self, traced: Program, leaves: Sequence[Leaf]) -> None:
+    def __init__(self, traced: Program, leaves: Sequence[Leaf], mine: slice) -> None:
+        self.leaves, leaves = mine, leaves[mine]
         compute = leaves[0].backend.compute
         self.capacity = next(n for n in CAPACITIES if n >= len(leaves))
         lengths = [leaf.reals for leaf in leaves]
@@ -183,8 +203,9 @@ class Launch:
         self._held = [
             np.asarray([addresses(leaf) for leaf in leaves], np.int64),
             chunks(lengths, chunk),
+            np.zeros(1, np.int64),
         ]
-        self._blocks = len(self._held[1])
+        self.blocks = len(self._held[1])
         head, gradients = layout(traced, compute, self.capacity)
         self._head = struct.Struct(head)
         self._gradients = struct.Struct(f"{len(leaves)}q")
@@ -196,15 +217,25 @@ class Launch:
         """Copy the tables to the device, into memory that belongs to a stream."""
         self._tables = here.upload(self._held, stream)
         self._places = [x.data.ptr for x in self._tables]
+        self.word = self._tables[-1]
 
     def __call__(
-        self, kernel: Callable[..., None], stream: Any, values: Any, addresses: Sequence[int]
+        self,
+        kernel: Callable[..., None],
+        stream: Any,
+        number: int,
+        values: Any,
+        addresses: Sequence[int],
     ) -> None:
         """Queue it. The argument is copied by the time that this returns."""
-        if self._blocks:  # else all leaves are empty
-            self._head.pack_into(self._room, 0, *self._places, *values)
-            self._gradients.pack_into(self._room, self._head.size, *addresses)
-            kernel((self._blocks,), (THREADS,), (self._argument,), stream=stream)
+        self._head.pack_into(self._room, 0, *self._places, number, *values)
+        self._gradients.pack_into(self._room, self._head.size, *addresses)
+        kernel((self.blocks,), (THREADS,), (self._argument,), stream=stream)
+
+
+def _signed(number: int, k: int) -> int:
+    """What the `k`th call of the step of this number writes: numbers that grow."""
+    return number * 64 + k
 
 
 def longest(elements: int) -> int:

@@ -58,6 +58,8 @@ static __device__ bool aligned(T* x) {
 struct Args {
     const integer* state;   // for each leaf the addresses of its parameter and moments
     const integer* chunks;  // for each block a leaf, the first element, the number of elements
+    integer* launched;      // where the launch writes its number
+    integer number;
     $scalars
     integer gradients[$capacity];  // for each leaf an address, or 0: not this time
 };
@@ -76,6 +78,7 @@ $name(const __grid_constant__ Args args) {
     const integer* chunk = args.chunks + 3 * integer(blockIdx.x);
     const integer leaf = chunk[0], start = chunk[1];
     const int n = int(chunk[2]);
+    if (blockIdx.x == 0 && threadIdx.x == 0) *args.launched = args.number;
     if (args.gradients[leaf] == 0) return;
     const integer* state = args.state + $arrays * leaf;
     gradient* g = global_pointer<gradient>(args.gradients[leaf], start);

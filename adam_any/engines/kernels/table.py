@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
@@ -23,6 +24,7 @@ from ...dtypes import DTYPES
 from ...leaf import Leaf
 from ...libraries import Addresses
 from ...memory import Written, order, same_order
+from ..protocol import Unfinished
 
 Shape = tuple[int, ...]
 
@@ -44,6 +46,31 @@ class Table:
     def gradients(self) -> Any:
         """The row of gradient addresses, to be written before each call."""
         return self.addresses[0]
+
+
+class Words:
+    """The first words of a launch's scalars: its number, and twice again where it has begun and
+    where it is done, as the kernel itself writes them."""
+
+    FORMAT = "q16x"  # packing a number clears the other two
+    SIZE = struct.calcsize(FORMAT)
+
+    def __init__(self, scalars: str) -> None:
+        """`scalars` is the format of what follows."""
+        self._format = struct.Struct(self.FORMAT + scalars)
+        self.array = np.zeros(-(-self._format.size // 8), np.int64)
+        self._room = self.array.data.cast("B")
+
+    def pack(self, number: int, values: Sequence[float]) -> None:
+        """Write a number and the scalars."""
+        self._format.pack_into(self._room, 0, number, *values)
+
+    def unfinished(self, number: int) -> Unfinished | None:
+        """How far the launch of this number has come; None if it is done."""
+        _, begun, done = self.array[:3].tolist()
+        if done == number:
+            return None
+        return Unfinished.HALF if begun == number else Unfinished.UNTOUCHED
 
 
 class Gradients:
