@@ -2,7 +2,6 @@
 
     python -m bench cpu                    measure, and print the tables
     python -m bench gpu                    the same on a CUDA device
-    python -m bench soak                   step many optimizers while things go wrong
     python -m bench show results.json      print a saved result again
 
 Wait for a quiet machine. Tables are as wide as the terminal; `COLUMNS=170` widens them for a file.
@@ -10,5 +9,5 @@ Wait for a quiet machine. Tables are as wide as the terminal; `COLUMNS=170` wide
 `workloads` says what is stepped, `competitors` and `on_device` who steps it, `limit` what a memory
 allows, `harness` how the time is taken; `cpu` and `gpu` put them together, `cuda` is the device.
 `results` is what comes out, `report`, `picture` and `readme` show it, `targets` is what is to be
-reached on a GPU. `soak` is another matter, and explains itself.
+reached on a GPU.
 """

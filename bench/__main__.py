@@ -67,13 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         measuring.add_argument("--json", type=_new_file, metavar="FILE", help="all values, as JSON")
         measuring.add_argument("--plot", type=_new_picture, metavar="FILE.png", help="a picture")
 
-    on_soak = commands.add_parser("soak", help="step many optimizers while things go wrong")
-    on_soak.set_defaults(command=_soak)
-    on_soak.add_argument("--minutes", type=float, default=10, metavar="N", help="default 10")
-    on_soak.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
-    on_soak.add_argument("--threads", type=int, default=4, metavar="N", help="default 4")
-    on_soak.add_argument("--json", type=_new_file, metavar="FILE", help="the report, as JSON")
-
     show = commands.add_parser("show", help="print a saved result again")
     show.set_defaults(command=_show)
     show.add_argument("result", type=Path, metavar="FILE.json")
@@ -96,17 +89,6 @@ def _extent(
     """The parts of a run, its rounds, and the seconds of a turn."""
     chosen = options.only or [p for p in parts if not (options.quick and p in largest)]
     return chosen, options.rounds or (3 if options.quick else 5), 0.05 if options.quick else 0.2
-
-
-def _soak(options: argparse.Namespace) -> int:
-    from .soak import report, run
-
-    with _progress(60 * options.minutes) as tick:
-        soak = run.run(options.minutes, options.seed, options.threads, tick)
-    if options.json is not None:
-        soak.save(options.json)
-    report.show(soak)
-    return 0 if soak.passed else 1
 
 
 def _gpu(options: argparse.Namespace) -> int:
