@@ -6,6 +6,7 @@ import argparse
 import faulthandler
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def main() -> int:
 
     where = {**machine.describe(options.threads), **machine.versions()}
     faulthandler.enable()  # the stacks, should the process itself die
+    for kind in (DeprecationWarning, RuntimeWarning):  # that it is dangerous is why it is tested
+        warnings.filterwarnings("ignore", "(?s).*fork", kind)
     end = "\r" if sys.stderr.isatty() else "\n"
     found = run(
         options.minutes,

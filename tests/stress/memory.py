@@ -19,14 +19,15 @@ import sys
 from array import array
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 RESIDENT, BLOCKS = "bytes resident", "Python blocks"
 
 #: By how much they differ without anything being lost.
-NOISE = {RESIDENT: 1 << 20, BLOCKS: 500}
+NOISE = {RESIDENT: 2 << 20, BLOCKS: 500}
 
 #: The C library. Only GNU's has the functions that are called here.
-_C = ctypes.CDLL(None) if os.name == "posix" else None
+_C: Any = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 def settle() -> None:

@@ -104,23 +104,9 @@ class Recipe(NamedTuple):
     options: Options
     engine: str | None = None
     nonfinite: str = "propagate"
-    #: The child of the root, and its leaves, that have no gradient at times. Always the same, since
-    #: JAX compiles anew for every other set of leaves.
-    child: int = 0
+    #: The leaves that have no gradient at times. Always the same, since JAX compiles anew for every
+    #: other set of leaves.
     absent: range = range(0)
-
-    def tree(self, leaves: Sequence[Any]) -> Any:
-        """A tree of these leaves."""
-        return self.spec.unflatten(leaves)
-
-    def without(self, tree: Any) -> Any:
-        """The tree with None for the whole child that is absent."""
-        root = self.spec.one_level()
-        if root is None or not self.absent:
-            return tree
-        children: list[Any] = list(root.flatten_up_to(tree))
-        children[self.child] = None
-        return root.unflatten(children)
 
 
 class Pair(NamedTuple):
@@ -155,12 +141,8 @@ def recipe(random: Random, libs: Sequence[Lib], options: Options) -> Recipe:
     leaves = tuple(leaf(random, pick(random, libs)) for _ in range(spec.num_leaves))
     engine = "eager" if random.random() < 0.2 else None
     nonfinite = pick(random, ("propagate", "raise", "skip"))
-    sizes = [child.num_leaves for child in spec.children()]
-    child = int(random.integers(len(sizes) or 1))
-    absent = range(sum(sizes[:child]), sum(sizes[: child + 1]))
-    if len(absent) == len(leaves):  # some leaf has a gradient in every step
-        absent = range(0)
-    return Recipe(spec, leaves, options, engine, nonfinite, child, absent)
+    absent = range(int(random.integers(len(leaves))))  # never all
+    return Recipe(spec, leaves, options, engine, nonfinite, absent)
 
 
 def plain(options: Options) -> Recipe:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import traceback
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -57,8 +55,10 @@ def run(minutes: float, seed: int, threads: int, tell: Callable[[str], None]) ->
     Generation `n` has the seed `seed + n`, and is the same in every run on the same libraries.
     """
     memory.settle()
+    if find_spec("torch"):  # its own threads do not survive a fork
+        import_module("torch").set_num_threads(1)
     diary, found = memory.Diary(), Found()
-    with _forking(), tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
         live = partial(_live, found, pool, Path(folder), tell)
         jax = _jax_trees()
         live("warm-up", 0, [*map(plain, OPTIONS), *jax * WARM])
@@ -127,15 +127,3 @@ def _recipe(random: Random, jax: Sequence[Recipe]) -> Recipe:
 def _jax_trees() -> list[Recipe]:
     numbers = range(JAX_TREES if find_spec("jax") else 0)
     return [recipe(np.random.default_rng(n), (JAX, JAX, NUMPY), OPTIONS[n]) for n in numbers]
-
-
-@contextmanager
-def _forking() -> Iterator[None]:
-    """What is needed to fork while several threads work: one thread for each of torch's operators,
-    and no warning each time that it is dangerous: that is what is tested."""
-    if find_spec("torch"):
-        import_module("torch").set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?s).*fork", DeprecationWarning)
-        warnings.filterwarnings("ignore", "(?s).*fork", RuntimeWarning)
-        yield

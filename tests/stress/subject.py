@@ -37,7 +37,7 @@ class Subject:
     def fresh(self, values: Sequence[Any]) -> Adam:
         """Another optimizer of the recipe, over new arrays of these values."""
         options = {**self.recipe.options, "lr": self.lr, "nonfinite": self.recipe.nonfinite}
-        return make(self.recipe.tree(self._arrays(values)), options, self.recipe.engine)
+        return make(self.recipe.spec.unflatten(self._arrays(values)), options, self.recipe.engine)
 
     def adopt(self, opt: Adam) -> None:
         """Go on with this optimizer."""
@@ -61,14 +61,12 @@ class Subject:
         """Random ones: their numbers, None where a leaf has none; themselves; and the tree."""
         recipe, chance = self.recipe, self.random.random()
         if chance < 0.05:  # a gradient may be its own parameter
-            return self.values(), self.arrays, recipe.tree(self.arrays)
+            return self.values(), self.arrays, recipe.spec.unflatten(self.arrays)
         values = [leaf.numbers(self.random) for leaf in recipe.leaves]
         grads = [leaf.grad(v) for leaf, v in zip(recipe.leaves, values, strict=True)]
-        if chance < 0.3:
-            for i in recipe.absent:
-                values[i] = grads[i] = None
-        tree = recipe.tree(grads)
-        return values, grads, recipe.without(tree) if chance < 0.15 else tree
+        for i in recipe.absent if chance < 0.3 else ():
+            values[i] = grads[i] = None
+        return values, grads, recipe.spec.unflatten(grads)
 
     def follow(self, values: Sequence[Any]) -> None:
         """Step the shadows by gradients of these numbers."""
@@ -84,7 +82,7 @@ class Subject:
     def put(self, values: Sequence[Any]) -> None:
         """Go on from these parameters, in new arrays."""
         self.arrays = self._arrays(values)
-        self.opt.params = self.recipe.tree(self.arrays)
+        self.opt.params = self.recipe.spec.unflatten(self.arrays)
         self.shadows.put(values)
 
     def restore(self, values: Sequence[Any]) -> None:
@@ -94,7 +92,7 @@ class Subject:
                 self.arrays[i][...] = x
             else:
                 self.arrays[i] = x
-        self.opt.params = self.recipe.tree(self.arrays)
+        self.opt.params = self.recipe.spec.unflatten(self.arrays)
         self.opt.load(self.file)
 
     def _arrays(self, values: Sequence[Any]) -> list[Any]:

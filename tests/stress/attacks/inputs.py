@@ -28,7 +28,7 @@ def misfit(subject: Subject) -> str:
     grads: list[Any] = [leaf.grad(leaf.numbers(subject.random)) for leaf in subject.recipe.leaves]
     at = int(subject.random.integers(len(grads)))
     grads[at] = pick(subject.random, [np.zeros((2, 3, 5, 7)), "text", [grads[at], grads[at]]])
-    tree = subject.recipe.tree(grads)
+    tree = subject.recipe.spec.unflatten(grads)
     subject.refuses(lambda: subject.opt.step(tree), TypeError, ValueError)
     return "bad gradient refused"
 
@@ -42,7 +42,7 @@ def infinite(subject: Subject) -> str | None:
         return None
     pick(subject.random, sizeable).flat[0] = pick(subject.random, (np.inf, -np.inf, np.nan))
     grads = [leaf.grad(v) for leaf, v in zip(leaves, values, strict=True)]
-    tree, skipped = subject.recipe.tree(grads), subject.opt.skipped
+    tree, skipped = subject.recipe.spec.unflatten(grads), subject.opt.skipped
     if subject.recipe.nonfinite == "raise":
         subject.refuses(lambda: subject.opt.step(tree), ValueError)
         return "non-finite gradient refused"
