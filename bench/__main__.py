@@ -1,7 +1,8 @@
 """The command line: `python -m bench`.
 
 Of array libraries this imports only NumPy, whose loops have one thread: the others count the
-processors when they are imported, which is after `machine.use` has settled their number.
+processors when they are imported, which is after `machine.use` has settled their number. (Numba
+comes a little earlier, with the package's count of processors, and is told.)
 """
 
 from __future__ import annotations

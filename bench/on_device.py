@@ -1,4 +1,4 @@
-"""Who steps on a device: Adam as it is to be had there, this package, and a copy as the limit.
+"""Who steps on a device: Adam as others offer it there, this package, and a copy as the limit.
 
 As in `competitors`, all state the same Adam, on float32. What they need of the device they are
 given, so a stand-in on the host tests them.
