@@ -91,7 +91,7 @@ def test_it_is_short() -> None:
     lines = README.splitlines()
     assert len(lines) <= 100
     assert max(map(len, lines)) <= 100
-    assert len(README.split()) <= 650
+    assert len(README.split()) <= 600
 
 
 @pytest.mark.parametrize("page", PAGES)
