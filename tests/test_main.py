@@ -114,7 +114,7 @@ def test_nothing_but_text_goes_into_a_pipe(job: subprocess.CompletedProcess[str]
         ("rich", (), "pip install 'adam-any[demo]'"),
         ("sklearn", (), "pip install 'adam-any[demo]'"),
         ("matplotlib", ("--plot", "a.png"), "pip install 'adam-any[demo]'"),
-        ("cupy", ("--library", "cupy"), "pip install 'adam-any[cuda13]', or [cuda12] for CUDA 12"),
+        ("cupy", ("--library", "cupy"), "pip install 'adam-any[cuda13]' (or cuda12)"),
         ("torch", ("--library", "torch"), "pip install torch"),
         ("jax", ("--library", "jax"), "pip install jax"),
     ],

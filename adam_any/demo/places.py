@@ -16,7 +16,7 @@ from ..engines import Explanation
 #: The array-API namespace of each library, and how to install it.
 LIBRARIES = {
     "numpy": ("array_api_compat.numpy", "pip install numpy"),
-    "cupy": ("array_api_compat.cupy", "pip install 'adam-any[cuda13]', or [cuda12] for CUDA 12"),
+    "cupy": ("array_api_compat.cupy", "pip install 'adam-any[cuda13]' (or cuda12)"),
     "torch": ("array_api_compat.torch", "pip install torch"),
     "jax": ("jax.numpy", "pip install jax"),
     "dask": ("array_api_compat.dask.array", "pip install 'dask[array]'"),
