@@ -18,6 +18,7 @@ from tests.helpers.libraries import LIBRARIES, Lib
 
 #: Modules in which every test runs on one engine.
 ONE_ENGINE = {
+    "engines/cuda/test_codegen": "cuda",
     "engines/cuda/test_compiler": "cuda",
     "engines/cuda/test_device": "cuda",
     "engines/cuda/test_engine": "cuda",
@@ -78,7 +79,7 @@ def engines(module: str, name: str) -> str:
         found = set(LIBRARIES)
     if found == set(LIBRARIES):
         return "every"
-    kernels = ["cpu", "cpu without Numba"] if "kernel" in names else []
+    kernels = ["cpu", "cpu without Numba", "cuda"] if "kernel" in names else []
     order = ["eager", "cpu", "cpu without Numba", "xla", "cuda"]
     return ", ".join(sorted({*map(engine, found), *kernels}, key=order.index)) or "—"
 
