@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, Optimizer
-from tests.helpers import oracle
 from tests.helpers.bits import as_bytes, snapshot
 
 jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")
@@ -58,7 +56,7 @@ def moments(opt: Optimizer) -> list[Any]:
 
 
 def alive(opt: Optimizer) -> bool:
-    return not any(moment.is_deleted() for moment in moments(opt))
+    return not any(moment.is_deleted() for moment in moments(opt) if hasattr(moment, "is_deleted"))
 
 
 def test_one_trace_serves_every_step_learning_rate_and_projection() -> None:
@@ -155,32 +153,6 @@ def test_a_step_stays_within_4_eps_of_numpy(
                     assert np.all(abs(got - want) <= 4 * eps * size)
 
 
-def test_complex_arrays_are_pairs_of_reals() -> None:
-    z = np.array([1 + 2j, -3 + 0.5j], "complex64")
-    opt = Adam(jnp.asarray(z), lr=0.1)
-    for _ in range(10):
-        out = np.asarray(opt.step(jnp.asarray(z)))
-    for got, part in ((out.real, z.real), (out.imag, z.imag)):
-        want = oracle.run(part, [part] * 10, lr=0.1)[-1].p
-        assert np.all(abs(got - want) <= 10 * 4 * np.finfo("float32").eps * np.max(abs(z)))
-    assert opt.state_dict()["state"][""]["v"].shape == (2, 2)
-
-
-def test_a_tracer_is_refused_and_functional_named() -> None:
-    def construct(x: Any) -> Any:
-        Adam({"w": x})
-
-    opt = Adam({"w": jnp.ones(3)})
-
-    def step(x: Any) -> Any:
-        opt.step({"w": x})
-
-    for function, what in ((construct, "parameter"), (step, "gradient")):
-        with pytest.raises(TypeError, match=f"'w': the {what} is a JAX tracer.*functional"):
-            jax.jit(function)(jnp.ones(3))
-    assert opt.steps == {"w": 0}
-
-
 # 64 bits -----------------------------------------------------------------------------------------
 
 
@@ -210,18 +182,6 @@ def test_64_bits_are_refused_where_jax_would_compute_in_32() -> None:
 # State -------------------------------------------------------------------------------------------
 
 
-def test_a_state_dict_outlives_the_step_that_donates() -> None:
-    opt = Adam(jnp.ones(3), lr=0.1)
-    opt.step(jnp.ones(3))
-    state = opt.state_dict()
-    want = as_bytes(state["state"][""]["m"])
-    opt.step(jnp.ones(3))
-    assert as_bytes(state["state"][""]["m"]) == want
-    opt.load_state_dict(state)
-    opt.step(jnp.ones(3))
-    assert as_bytes(state["state"][""]["m"]) == want
-
-
 def test_loaded_moments_do_not_share_the_hosts_memory() -> None:
     host = np.zeros(1 << 16, "float32")
     opt = Adam(jnp.zeros(1 << 16))
@@ -234,19 +194,6 @@ def test_loaded_moments_do_not_share_the_hosts_memory() -> None:
     assert np.all(host == 7)
 
 
-@pytest.mark.parametrize(
-    "again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
-)
-def test_copies_step_alone(again: Any) -> None:
-    opt = Adam({"w": jnp.ones(3)}, lr=0.1)
-    g = {"w": jnp.ones(3)}
-    opt.step(g)
-    other = again(opt)
-    assert as_bytes(other.step(g)["w"]) == as_bytes(opt.step(g)["w"])
-    opt.step(g)
-    assert as_bytes(other.step(g)["w"]) == as_bytes(opt.params["w"])
-
-
 # What fails --------------------------------------------------------------------------------------
 
 
@@ -256,13 +203,9 @@ def test_a_rule_that_does_not_compile_for_some_leaves_changes_none() -> None:
     before = snapshot(opt)
     with pytest.raises(ArithmeticError, match="no complex"):
         opt.step(params)
-    assert snapshot(opt) == before and alive_jax(opt)
+    assert snapshot(opt) == before and alive(opt)
     opt.step({"a": jnp.ones(3), "z": None, "n": None})
     assert opt.steps == {"a": 1, "z": 0, "n": 0}
-
-
-def alive_jax(opt: Optimizer) -> bool:
-    return not any(moment.is_deleted() for moment in moments(opt) if hasattr(moment, "is_deleted"))
 
 
 def test_what_fails_elsewhere_fails_before_a_moment_is_donated() -> None:
@@ -280,7 +223,7 @@ def test_what_fails_elsewhere_fails_before_a_moment_is_donated() -> None:
     bad = {"d": da.ones(3).map_blocks(fail, meta=np.ones(0)), "j": jnp.ones(3)}
     with pytest.raises(ArithmeticError, match="a bad gradient"):
         opt.step(bad)
-    assert snapshot(opt) == before and alive_jax(opt)
+    assert snapshot(opt) == before and alive(opt)
     opt.step(params)
 
 

@@ -1,8 +1,7 @@
 """Faults: killed while saving, a full disk, damaged files.
 
 Each runs in a process of its own, `python -m tests.state.test_faults WHAT FOLDER COUNT`, so that a
-crash or a limit on it is that process's alone. A shortened form runs by default; in full, with
-hundreds of kills and ten thousands of files: `pytest tests/state/test_faults.py --full-faults`.
+crash or a limit on it is that process's alone. What is marked slow does it hundreds of times more.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import mmap
 import os
 import pickle
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -31,14 +29,7 @@ from adam_any import Adam
 from tests.helpers import ROOT
 from tests.helpers.bits import snapshot
 from tests.helpers.files import seal
-
-KILLS = {False: 25, True: 400}
-FILES = {False: 2_000, True: 24_000}
-
-
-@pytest.fixture
-def full(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--full-faults"))
+from tests.helpers.systems import needs_fork, needs_limits, needs_proc
 
 
 def apart(what: str, folder: Path, count: int = 0) -> dict[str, Any]:
@@ -56,8 +47,9 @@ def apart(what: str, folder: Path, count: int = 0) -> dict[str, Any]:
 # Killed while saving -----------------------------------------------------------------------------
 
 
-def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(full: bool, tmp_path: Path) -> None:
-    count = KILLS[full]
+@needs_fork
+@pytest.mark.parametrize("count", [10, pytest.param(400, marks=pytest.mark.slow)])
+def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(count: int, tmp_path: Path) -> None:
     report = apart("kills", tmp_path, count)
     assert report["neither"] == [] and report["while saving"] == count
     assert report["survived"] == report["killed"]
@@ -128,6 +120,7 @@ def whole_generation(path: Path) -> int:
 # A full disk -------------------------------------------------------------------------------------
 
 
+@needs_limits
 def test_a_full_disk_is_a_clear_error_and_leaves_the_old_file(tmp_path: Path) -> None:
     report = apart("full_disk", tmp_path)
     assert report["refused"] == report["tried"] == 12
@@ -136,6 +129,8 @@ def test_a_full_disk_is_a_clear_error_and_leaves_the_old_file(tmp_path: Path) ->
 
 def full_disk(folder: Path, count: int) -> dict[str, Any]:
     """Save with a limit on the size of a file; Python ignores the signal that comes with it."""
+    import resource
+
     path = folder / "state"
     opt = generation(1)
     opt.save(path)
@@ -162,8 +157,10 @@ def full_disk(folder: Path, count: int) -> dict[str, Any]:
 # Damaged files -----------------------------------------------------------------------------------
 
 
-def test_damaged_files_are_refused_and_change_nothing(full: bool, tmp_path: Path) -> None:
-    count = FILES[full]
+@needs_limits
+@needs_proc
+@pytest.mark.parametrize("count", [1000, pytest.param(24_000, marks=pytest.mark.slow)])
+def test_damaged_files_are_refused_and_change_nothing(count: int, tmp_path: Path) -> None:
     report = apart("damage", tmp_path, count)
     assert report["problems"] == []
     assert report["refused"] == count
@@ -200,6 +197,8 @@ def small() -> Adam:
 
 def damage(folder: Path, count: int) -> dict[str, Any]:
     """Load damaged files, with little memory to spare."""
+    import resource
+
     rng = random.Random(7)
     opt, path = small(), folder / "state"
     opt.save(path)
@@ -251,41 +250,22 @@ def raw(make: Callable[[random.Random, Sample], bytes]) -> Callable[..., None]:
 
 
 @raw
-def truncated(rng: random.Random, sample: Sample) -> bytes:
-    return sample.whole[: rng.randrange(len(sample.whole))]
-
-
-@raw
-def bits_flipped(rng: random.Random, sample: Sample) -> bytes:
-    made = bytearray(sample.whole)
-    for _ in range(rng.choice([1, 1, 1, 2, 8])):
-        made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
-    return bytes(made)
-
-
-@raw
-def bytes_replaced(rng: random.Random, sample: Sample) -> bytes:
-    at, n = rng.randrange(len(sample.whole)), rng.randint(1, 64)
-    return (sample.whole[:at] + rng.randbytes(n) + sample.whole[at + n :])[: len(sample.whole)]
-
-
-@raw
-def bytes_inserted(rng: random.Random, sample: Sample) -> bytes:
-    at = rng.randrange(len(sample.whole) + 1)
-    return sample.whole[:at] + rng.randbytes(rng.randint(1, 64)) + sample.whole[at:]
-
-
-@raw
-def bytes_cut_out(rng: random.Random, sample: Sample) -> bytes:
-    at = rng.randrange(len(sample.whole))
-    return sample.whole[:at] + sample.whole[at + rng.randint(1, 64) :]
-
-
-@raw
-def blocks_swapped(rng: random.Random, sample: Sample) -> bytes:
-    made, n = bytearray(sample.whole), rng.choice([1, 4, 8, 16])
-    a, b = (rng.randrange(0, len(made) - n, n) for _ in range(2))
-    made[a : a + n], made[b : b + n] = made[b : b + n], made[a : a + n]
+def bytes_changed(rng: random.Random, sample: Sample) -> bytes:
+    made, n = bytearray(sample.whole), rng.choice([1, 4, 16, 64])
+    a, b = (rng.randrange(len(made) - 64) for _ in range(2))
+    change = rng.randrange(6)
+    if change == 0:
+        del made[a:]
+    elif change == 1:
+        made[a] ^= 1 << rng.randrange(8)
+    elif change == 2:
+        made[a : a + n] = rng.randbytes(n)
+    elif change == 3:
+        made[a:a] = rng.randbytes(n)
+    elif change == 4:
+        del made[a : a + n]
+    else:
+        made[a : a + n], made[b : b + n] = made[b : b + n], made[a : a + n]
     return bytes(made)
 
 
@@ -318,22 +298,8 @@ NAMES = ["../../etc/passwd", "/etc/passwd", "..", "", "a", "a/m/x", "a\0b", "\ud
 NAMES += ["__metadata__ ", "A/m", "%2e%2e%2f", "nul", "a/m\n"]
 SIZES: list[Any] = [2**63, 2**63 - 1, 2**64 - 1, 2**64, 2**32, -1, 1.5, 1e300, None, "1", [], {}]
 SIZES += [True, 10**30]
-DTYPES = [
-    "F16",
-    "BF16",
-    "F32",
-    "F64",
-    "I64",
-    "U8",
-    "BOOL",
-    "C64",
-    "F4",
-    "F8_E4M3",
-    "f32",
-    "",
-    "O",
-    3,
-]
+DTYPES: list[Any] = ["F16", "BF16", "F32", "F64", "I64", "U8", "BOOL", "C64", "F4", "F8_E4M3"]
+DTYPES += ["f32", "", "O", 3]
 
 
 @raw
@@ -436,7 +402,7 @@ def tensors_changed(rng: random.Random, sample: Sample, path: Path) -> None:
 
 
 MAKERS: list[Any] = [
-    *(truncated, bits_flipped, bytes_replaced, bytes_inserted, bytes_cut_out, blocks_swapped),
+    *(bytes_changed,) * 6,
     *(length_invented, noise, header_invented, header_invented, header_invented),
     *(document_changed, document_changed, document_invented, tensors_changed),
 ]
@@ -445,6 +411,7 @@ MAKERS: list[Any] = [
 # Memory ------------------------------------------------------------------------------------------
 
 
+@needs_proc
 def test_a_damaged_file_takes_memory_by_its_own_size(tmp_path: Path) -> None:
     report = apart("big_headers", tmp_path)
     assert report["grown per byte"] != {}

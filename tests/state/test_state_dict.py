@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW
-from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.bits import snapshot
 from tests.helpers.libraries import Lib
 from tests.helpers.optimizers import COPIES, example, schedule
 
@@ -60,46 +60,6 @@ def test_a_copy_of_a_read_only_parameter_is_replaced_like_it() -> None:
         assert not other.params.flags.writeable
         kept = other.params
         assert other.step(np.ones(2)) is not kept and kept.tolist() == [1, 1]
-
-
-def test_load_continues_with_the_same_bits(lib: Lib) -> None:
-    opt, grads = example(lib)
-    other = Adam(
-        copy.deepcopy(opt).params, lr=0.7, betas=(0.5, 0.5), amsgrad=True, engine=lib.engine
-    )
-    other.load_state_dict(opt.state_dict())
-    assert repr(other) == repr(opt)
-    opt.step(grads)
-    other.step(grads)
-    assert snapshot(other) == snapshot(opt)
-
-
-def test_state_goes_across_libraries(lib: Lib) -> None:
-    numbers = np.linspace(-1, 1, 6).reshape(2, 3)
-    for dtype in ("float32", "complex128"):
-        here = Adam({"w": lib.array(numbers, dtype)}, lr=0.1, engine=lib.engine)
-        here.step({"w": lib.array(numbers, dtype)})
-        there = Adam({"w": numbers.astype(dtype)}, lr=0.7)
-        there.load_state_dict(here.state_dict())
-        assert there.lr == 0.1
-        back = Adam({"w": lib.array(numbers, dtype)}, engine=lib.engine)
-        back.load_state_dict(there.state_dict())
-        first, last = here.state_dict()["state"]["w"], back.state_dict()["state"]["w"]
-        for name in ("m", "v"):
-            want = "float32" if dtype == "float32" else "float64"
-            lib.check(last[name], want, tuple(first[name].shape))
-            assert as_bytes(first[name]) == as_bytes(last[name])
-
-
-def test_a_schedule_is_saved_as_none_and_stays_as_constructed() -> None:
-    opt = Adam(1.0, lr=schedule)
-    state = opt.state_dict()
-    assert state["hyperparameters"]["lr"] is None
-    fixed = Adam(1.0, lr=0.5)
-    fixed.load_state_dict(state)
-    assert fixed.lr == 0.5
-    opt.load_state_dict(fixed.state_dict())
-    assert opt.lr is schedule
 
 
 def damaged(opt: Adam) -> dict[str, tuple[Any, str]]:
