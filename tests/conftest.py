@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from tests.helpers import emulated
 from tests.helpers.libraries import LIBRARIES, TOOLS, Lib, params, ready, require, tool
+from tests.helpers.promises import Collected
 
 # Seeded by the test itself, so that a run can be repeated; timing decides nothing.
 settings.register_profile("adam_any", derandomize=True, deadline=None, max_examples=50)
@@ -32,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Collected(), "promises")
     required = set(config.getoption("--require-library"))
     unknown = required - {lib.name for lib in LIBRARIES} - set(TOOLS)
     if unknown:

@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.promise("It is the Adam of the paper, in float64.")
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_agrees_with_the_oracle(lib: Lib, options: dict[str, Any]) -> None:
     start, grads = samples((3, 5), STEPS)

@@ -25,6 +25,9 @@ def stepped(p: Any, g: Any, steps: int = 3) -> Any:
 WANT = oracle.run(1.0, [2.0] * 3, lr=0.1)[-1].p
 
 
+@pytest.mark.promise(
+    "Arrays that can be written are, and come back as the same objects; others are left alone."
+)
 def test_writable_arrays_come_back_as_the_same_objects(lib: Lib) -> None:
     for dtype in lib.dtypes:
         p = lib.array([1.0, -1.0], dtype)

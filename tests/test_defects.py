@@ -74,6 +74,11 @@ def value(lib: Lib, x: Any) -> float:
     return float(np.real(lib.numpy(x)).reshape(-1)[0])
 
 
+@pytest.mark.promise(
+    "The bias correction of a step is that of its own `t`, not that of the first step.",
+    defect="D1",
+    seen=["ML-From-Scratch#35", "PennyLane#1929"],
+)
 def test_bias_correction_uses_t(lib: Lib) -> None:
     """D1 (ML-From-Scratch#35, PennyLane#1929: that of the first step, for ever)."""
     steps = 100 if lib.slow else 2000
@@ -86,6 +91,11 @@ def test_bias_correction_uses_t(lib: Lib) -> None:
     assert last == pytest.approx(-1e-2 * steps, abs=1e-9)
 
 
+@pytest.mark.promise(
+    "Hyperparameters are not rounded to half precision, so half precision learns.",
+    defect="D2",
+    seen=["keras-hub#2629", "keras#21238"],
+)
 @on(HALF)
 def test_hyperparameters_are_not_rounded_to_half_precision(lib: Lib) -> None:
     """D2 (keras-hub#2629, keras#21238: in bfloat16 0.999 is 1, and nothing moves)."""
@@ -104,6 +114,11 @@ def test_hyperparameters_are_not_rounded_to_half_precision(lib: Lib) -> None:
         assert seconds == pytest.approx([1e-3, 1e-4], rel=EPS["float32"])
 
 
+@pytest.mark.promise(
+    "A zero gradient changes no bit and makes no NaN, in half precision too.",
+    defect="D3",
+    seen=["optax#1754"],
+)
 def test_zero_gradients_in_half_precision_change_nothing(lib: Lib) -> None:
     """D3 (optax#1754: eps = 1e-8 is 0 in float16, and 0/0 is NaN)."""
     for dtype in lib.dtypes:
@@ -132,6 +147,11 @@ def resumed(name: str, values: dict[str, Any], path: Path) -> dict[str, Any]:
         return snapshot(trained(lib, values, range(10, 20), load=path))
 
 
+@pytest.mark.promise(
+    "A run that is saved and resumed in another process has the bits of an uninterrupted one.",
+    defect="D4",
+    seen=["keras#12449", "sklearn#6091", "tinker-feedback#126"],
+)
 def test_a_run_resumed_in_another_process_has_the_same_bits(
     lib: Lib, elsewhere: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
@@ -144,6 +164,11 @@ def test_a_run_resumed_in_another_process_has_the_same_bits(
     assert after == snapshot(trained(lib, start, range(20), load=None)) != snapshot(half)
 
 
+@pytest.mark.promise(
+    "State is copied out and in, so two optimizers never share it.",
+    defect="D5",
+    seen=["torch#196083", "torch#147288"],
+)
 @pytest.mark.uses("operators")
 def test_state_is_copied_out_and_in(lib: Lib) -> None:
     """D5 (torch#196083, torch#147288, open: two optimizers that share their state)."""
@@ -166,6 +191,7 @@ def test_state_is_copied_out_and_in(lib: Lib) -> None:
         assert as_bytes(state["state"][""]["m"]) == kept
 
 
+@pytest.mark.promise("Gradients are never written.", defect="D6", seen=["mxnet#15759"])
 def test_gradients_are_never_written(lib: Lib) -> None:
     """D6 (mxnet#15759 rescales them; thinc zeroes them)."""
     for dtype in lib.dtypes:
@@ -182,6 +208,11 @@ def test_gradients_are_never_written(lib: Lib) -> None:
         assert as_bytes(g) == before
 
 
+@pytest.mark.promise(
+    "Sizes and offsets have 64 bits, so an array may have more than 2^31 elements.",
+    defect="D7",
+    seen=["DeepSpeed#7640", "apex#1654"],
+)
 @on(lib for lib in LIBRARIES if lib.name == "numpy" and lib.runs == "cpu")
 def test_sizes_and_offsets_have_64_bits(lib: Lib) -> None:
     """D7 (DeepSpeed#7640, apex#1654: 32-bit sizes, and no update, or one out of bounds).
@@ -208,6 +239,11 @@ def test_sizes_and_offsets_have_64_bits(lib: Lib) -> None:
     assert p.tolist() == pytest.approx([0.5] * 8)
 
 
+@pytest.mark.promise(
+    "An empty array does not hide its neighbours; an array of one element, or of no axes, steps.",
+    defect="D8",
+    seen=["TransformerEngine#3207"],
+)
 @pytest.mark.parametrize(
     "shapes",
     [[(5,), (0,)], [(0,), (5,)], [(0,)], [()], [(1,)], [(0, 3)], [(5,), (0, 3), (), (1,), (2, 2)]],
@@ -234,6 +270,11 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.promise(
+    "Views are stepped in their own memory, and nothing around them is written.",
+    defect="D9",
+    seen=["cupy#9275", "torch#118115", "torch#106951"],
+)
 @pytest.mark.uses("operators")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strided_parameters_are_updated_where_they_lie(lib: Lib, layout: str) -> None:
@@ -262,6 +303,7 @@ def test_strided_parameters_are_updated_where_they_lie(lib: Lib, layout: str) ->
         assert np.array_equal(lib.numpy(base), before)
 
 
+@pytest.mark.promise("A parameter that overlaps itself is refused.", defect="D9")
 @on(lib for lib in LIBRARIES if lib.name in ("numpy", "torch", "cupy"))
 def test_a_parameter_that_overlaps_itself_is_refused(lib: Lib) -> None:
     """D9, the case that cannot work: one element seen several times."""
@@ -308,6 +350,11 @@ def step_on_two_devices(name: str) -> str | None:
     return None
 
 
+@pytest.mark.promise(
+    "Arrays of one optimizer may be on several devices, whichever of these is the current one.",
+    defect="D10",
+    seen=["cupy#3193", "cupy#5795", "sigpy#67"],
+)
 @on(lib for lib in LIBRARIES if lib.name in ("array_api_strict", "jax") or lib.device == "cuda")
 def test_leaves_on_two_devices_step_where_they_lie(
     lib: Lib, elsewhere: ProcessPoolExecutor
@@ -318,6 +365,7 @@ def test_leaves_on_two_devices_step_where_they_lie(
         pytest.skip(reason)
 
 
+@pytest.mark.promise("A gradient on another device than its parameter is refused.", defect="D10")
 @on(lib for lib in LIBRARIES if lib.name == "torch")
 def test_a_gradient_on_another_device_is_refused(lib: Lib) -> None:
     """D10, D14: torch has a device without memory."""
@@ -329,6 +377,7 @@ def test_a_gradient_on_another_device_is_refused(lib: Lib) -> None:
     assert snapshot(opt) == before
 
 
+@pytest.mark.promise("A step runs on the current stream.", defect="D10", seen=["cupy#2524"])
 @on(lib for lib in LIBRARIES if lib.device == "cuda")
 def test_a_step_is_in_line_on_the_current_stream(lib: Lib) -> None:
     """D10 (cupy#2524: on the default stream instead, where the gradient is not there yet)."""
@@ -348,6 +397,7 @@ def test_a_step_is_in_line_on_the_current_stream(lib: Lib) -> None:
     assert value(lib, p) == pytest.approx(want, abs=2 * 4 * EPS["float32"])
 
 
+@pytest.mark.promise("Memory that is borrowed through DLPack is stepped in place.", defect="D10")
 @pytest.mark.uses("DLPack")
 @on(lib for lib in LIBRARIES if lib.name != "dask")
 def test_memory_lent_through_dlpack_is_stepped_where_it_lies(lib: Lib) -> None:
@@ -364,6 +414,11 @@ def test_memory_lent_through_dlpack_is_stepped_where_it_lies(lib: Lib) -> None:
     assert gradient.tolist() == [2.0, -2.0]
 
 
+@pytest.mark.promise(
+    "A load changes neither the dtypes nor the bits of moments.",
+    defect="D11",
+    seen=["torch#43706", "fairseq2#212"],
+)
 @on(HALF)
 def test_a_load_does_not_cast_moments_to_half_precision(lib: Lib, tmp_path: Path) -> None:
     """D11 (torch#43706, open; fairseq2#212: float32 to float16, in which 1e-9 is 0)."""
@@ -384,6 +439,11 @@ def test_a_load_does_not_cast_moments_to_half_precision(lib: Lib, tmp_path: Path
         assert as_bytes(opt.step(g)) == as_bytes(other.step(g))
 
 
+@pytest.mark.promise(
+    "Step counts are exact integers, however large.",
+    defect="D12",
+    seen=["ao#4915", "DeepSpeed#8496"],
+)
 @pytest.mark.uses("operators")
 def test_the_step_count_is_an_exact_int(lib: Lib) -> None:
     """D12 (ao#4915, DeepSpeed#8496: counters stick at 256 in bfloat16; at 2^24 in float32)."""
@@ -402,6 +462,9 @@ def test_the_step_count_is_an_exact_int(lib: Lib) -> None:
             assert type(opt.steps["w"]) is int
 
 
+@pytest.mark.promise(
+    "Step counts do not depend on torch's default dtype.", defect="D12", seen=["torch#74424"]
+)
 @on(lib for lib in LIBRARIES if lib.name == "torch")
 def test_the_step_count_ignores_torch_default_dtype(lib: Lib) -> None:
     """D12 (torch#74424), where it was met: torch with another default dtype."""
@@ -417,6 +480,9 @@ def test_the_step_count_ignores_torch_default_dtype(lib: Lib) -> None:
         lib.module.set_default_dtype(lib.module.float32)
 
 
+@pytest.mark.promise(
+    "The dtypes of parameters and moments never change.", defect="D13", seen=["jax#4827"]
+)
 @pytest.mark.parametrize("lr", [1e-3, np.float64(1e-3), np.float32(1e-3), 1], ids=repr)
 def test_dtypes_never_drift(lib: Lib, lr: Any) -> None:
     """D13 (jax#4827; PennyLane, sklearn: a strong float64 scalar widens float32 arrays)."""
@@ -430,6 +496,7 @@ def test_dtypes_never_drift(lib: Lib, lr: Any) -> None:
             lib.check(opt.state_dict()["state"][""][name], compute, shape)
 
 
+@pytest.mark.promise("Integer parameters are refused, not truncated.", defect="D13")
 @pytest.mark.parametrize("dtype", ["int32", "int64", "bool"])
 def test_integers_are_refused(lib: Lib, dtype: str) -> None:
     """D13 (moments of integers stay 0)."""
@@ -437,6 +504,11 @@ def test_integers_are_refused(lib: Lib, dtype: str) -> None:
         Adam({"w": lib.array([1, 0], dtype)}, engine=lib.engine)
 
 
+@pytest.mark.promise(
+    "A gradient of another shape is refused; nothing is broadcast.",
+    defect="D14",
+    seen=["thinc#664", "differentiation#1"],
+)
 @pytest.mark.parametrize("shape", [(4, 1), (1, 4), (1,), (), (3,), (5,)], ids=str)
 def test_wrong_shapes_are_refused_and_nothing_is_broadcast(lib: Lib, shape: Any) -> None:
     """D14 (thinc#664: out of bounds; differentiation#1: a bias of (4,) grew to (4, 4))."""
@@ -449,6 +521,7 @@ def test_wrong_shapes_are_refused_and_nothing_is_broadcast(lib: Lib, shape: Any)
     assert snapshot(opt) == before
 
 
+@pytest.mark.promise("A gradient of another library is refused.", defect="D14")
 def test_another_library_is_refused(lib: Lib) -> None:
     """D14, for libraries."""
     opt = Adam({"a": lib.array([1.0]), "w": lib.array([1.0])}, engine=lib.engine)
@@ -459,6 +532,11 @@ def test_another_library_is_refused(lib: Lib) -> None:
     assert snapshot(opt) == before
 
 
+@pytest.mark.promise(
+    "A complex array is stepped as two real ones.",
+    defect="D15",
+    seen=["torch#59998", "keras#18372", "optax#241"],
+)
 def test_complex_arrays_are_two_real_ones(lib: Lib) -> None:
     """D15 (torch#59998, keras#18372, optax#241): real and imaginary part step alone."""
     rng = np.random.default_rng(0)
@@ -480,6 +558,9 @@ def test_complex_arrays_are_two_real_ones(lib: Lib) -> None:
             assert np.all(np.abs(lib.numpy(out) - want) <= bound)
 
 
+@pytest.mark.promise(
+    "An infinity in the real part does not spoil the imaginary part, nor the reverse.", defect="D15"
+)
 def test_complex_infinities_stay_in_their_part(lib: Lib) -> None:
     """D15: one part's infinity is not spread over the other by complex arithmetic."""
     g = [complex(math.inf, 1.0), complex(1.0, math.inf)]
@@ -489,6 +570,11 @@ def test_complex_infinities_stay_in_their_part(lib: Lib) -> None:
     assert out.imag == pytest.approx([0.9, math.nan], nan_ok=True)
 
 
+@pytest.mark.promise(
+    "State is matched with parameters by name, not by position.",
+    defect="D16",
+    seen=["torch#1489", "torch#113673", "lightning#17025"],
+)
 def test_state_is_matched_by_names(lib: Lib, tmp_path: Path) -> None:
     """D16 (torch#1489, open; torch#113673; lightning#17025: restored by position)."""
 
@@ -513,6 +599,11 @@ def test_state_is_matched_by_names(lib: Lib, tmp_path: Path) -> None:
             load(adam(a=3, b=4))
 
 
+@pytest.mark.promise(
+    "Each array counts its own steps, so one that starts late gets its own bias correction.",
+    defect="D17",
+    seen=["InfiniTrain#235"],
+)
 def test_each_leaf_counts_its_own_steps(lib: Lib) -> None:
     """D17 (InfiniTrain#235: a late parameter's first update is 26 % too small)."""
     options = {"lr": 0.01, "eps": 0.0, "engine": lib.engine}
@@ -526,6 +617,9 @@ def test_each_leaf_counts_its_own_steps(lib: Lib) -> None:
     assert value(lib, opt.params["a"]) == pytest.approx(0.98, abs=1e-15)
 
 
+@pytest.mark.promise(
+    "`None` skips an array; a gradient of zeros does not.", defect="D17", seen=["Optimisers.jl#140"]
+)
 def test_none_skips_and_zero_does_not(lib: Lib) -> None:
     """D17 (Optimisers.jl#140)."""
     opt = Adam({"a": lib.array([1.0]), "b": lib.array([1.0])}, lr=0.1, engine=lib.engine)
@@ -540,6 +634,11 @@ def test_none_skips_and_zero_does_not(lib: Lib) -> None:
 NOT_FINITE = pytest.mark.parametrize("bad", [math.nan, -math.inf, 1e20], ids=str)
 
 
+@pytest.mark.promise(
+    '`nonfinite="raise"` names the array whose gradient is not finite, and changes nothing.',
+    defect="D18",
+    seen=["torch#1767", "rlevo#184"],
+)
 @NOT_FINITE
 def test_a_gradient_that_is_not_finite_can_be_refused(lib: Lib, bad: float) -> None:
     """D18 (torch#1767, rlevo#184): also one whose square is not, which spoils v for good."""
@@ -554,6 +653,11 @@ def test_a_gradient_that_is_not_finite_can_be_refused(lib: Lib, bad: float) -> N
     opt.step(good)
 
 
+@pytest.mark.promise(
+    '`nonfinite="skip"` leaves out the whole step, and counts it.',
+    defect="D18",
+    seen=["OLMo-core#317", "torch#186360"],
+)
 @NOT_FINITE
 def test_a_skipped_step_might_never_have_been(lib: Lib, bad: float) -> None:
     """D18 (OLMo-core#317: counts and moments fall out of step; torch#186360: not skipped)."""
@@ -570,6 +674,11 @@ def test_a_skipped_step_might_never_have_been(lib: Lib, bad: float) -> None:
     assert snapshot(opt) == snapshot(without)
 
 
+@pytest.mark.promise(
+    "Every engine computes the same Adam, whatever the options and dtypes.",
+    defect="D19",
+    seen=["DeepSpeed#8307", "torch#88258", "torch#95781"],
+)
 @pytest.mark.parametrize("decay", ["none", "L2", "decoupled"])
 def test_every_engine_computes_the_same_adam(lib: Lib, decay: str) -> None:
     """D19 (DeepSpeed#8307: 98.7 % of the numbers off; torch#88258, torch#95781)."""
@@ -589,6 +698,9 @@ def test_every_engine_computes_the_same_adam(lib: Lib, decay: str) -> None:
                 assert np.all(error <= tolerance(dtype, path, 0.05)), (dtype, options)
 
 
+@pytest.mark.promise(
+    "NumPy, Dask, `cpu` and `cuda` give the same bits.", defect="D19", seen=["bitsandbytes#2010"]
+)
 @on(SAME)
 def test_the_bits_of_the_reference_are_kept(lib: Lib) -> None:
     """D19 (bitsandbytes#2010, open), where more is promised: not one bit differs."""
@@ -615,6 +727,11 @@ def test_the_bits_of_the_reference_are_kept(lib: Lib) -> None:
             same(lib.numpy(ours[name]), theirs[name].astype("float64"))
 
 
+@pytest.mark.promise(
+    "Weight decay is L2 in `Adam`; in `AdamW` it is decoupled, and scaled by the learning rate.",
+    defect="D20",
+    seen=["apex#1849", "DeepSpeed#5214", "optax#292"],
+)
 def test_weight_decay_is_what_its_name_says(lib: Lib) -> None:
     """D20 (apex#1849, DeepSpeed#5214: decoupled by default; optax#292: with or without lr)."""
     one, zero = lib.array([1.0]), lib.array([0.0])
@@ -629,6 +746,11 @@ def test_weight_decay_is_what_its_name_says(lib: Lib) -> None:
     assert Adam(one).state_dict()["hyperparameters"]["weight_decay"] == 0.0
 
 
+@pytest.mark.promise(
+    "Epsilon is added outside the square root, after the bias correction.",
+    defect="D21",
+    seen=["TF#35102", "keras#17391"],
+)
 def test_epsilon_stands_outside_the_root_after_the_correction(lib: Lib) -> None:
     """D21 (TF#35102, keras#17391: epsilon-hat)."""
     opt = Adam(lib.array([0.0]), lr=1.0, eps=0.1, engine=lib.engine)
@@ -636,6 +758,9 @@ def test_epsilon_stands_outside_the_root_after_the_correction(lib: Lib) -> None:
     assert moved == pytest.approx(-1e-3 / (1e-3 + 0.1), rel=1e-12)
 
 
+@pytest.mark.promise(
+    "AMSGrad keeps the maximum of the uncorrected `v`.", defect="D21", seen=["optax#1389"]
+)
 def test_amsgrad_keeps_the_maximum_of_the_uncorrected_v(lib: Lib) -> None:
     """D21 (optax#1389 takes the maximum of the corrected one)."""
     opt = Adam(lib.array([0.0]), lr=1.0, eps=0.0, amsgrad=True, engine=lib.engine)
@@ -646,6 +771,7 @@ def test_amsgrad_keeps_the_maximum_of_the_uncorrected_v(lib: Lib) -> None:
     assert value(lib, state["vmax"]) == pytest.approx(0.999e-3 + 1e-5, rel=1e-12)
 
 
+@pytest.mark.promise("Small gradients count as much as large ones.", defect="D21")
 def test_the_path_does_not_depend_on_the_scale_of_gradients(lib: Lib) -> None:
     """D21 (pyxu clips v at 1e-6, so small gradients are crushed)."""
     rng = np.random.default_rng(0)
@@ -656,6 +782,9 @@ def test_the_path_does_not_depend_on_the_scale_of_gradients(lib: Lib) -> None:
     assert as_bytes(a) == as_bytes(b)
 
 
+@pytest.mark.promise(
+    "The bias correction is right at every `t`, in every dtype.", defect="D22", seen=["torch#88173"]
+)
 @pytest.mark.parametrize("t", [1, 2, 3, 10, 100, 1000, 10**9])
 def test_bias_correction_is_not_computed_in_float32(lib: Lib, t: int) -> None:
     """D22 (torch#88173; warp, DeepSpeed: 1 - beta2^t in float32 is off by 1.3e-5)."""
@@ -670,6 +799,11 @@ def test_bias_correction_is_not_computed_in_float32(lib: Lib, t: int) -> None:
         assert moved == pytest.approx(-m / (math.sqrt(v) + 1e-8), rel=8 * EPS[dtype])
 
 
+@pytest.mark.promise(
+    "A step takes at most 16 MB more memory, however large the arrays are.",
+    defect="D23",
+    seen=["torch#97712", "torchtune#389"],
+)
 @on(lib for lib in LIBRARIES if lib.name == "numpy" and lib.runs == "cpu")
 @pytest.mark.parametrize("gradient", ["alike", "another precision", "another order"])
 def test_a_large_step_needs_little_memory(lib: Lib, gradient: str) -> None:
@@ -691,6 +825,11 @@ def test_a_large_step_needs_little_memory(lib: Lib, gradient: str) -> None:
     assert peak < 16e6
 
 
+@pytest.mark.promise(
+    "Subnormal moments do no harm, and are not flushed to zero except by XLA.",
+    defect="D24",
+    seen=["LBANN#56", "chainer#2554"],
+)
 def test_moments_pass_through_subnormal_numbers(lib: Lib) -> None:
     """D24 (LBANN#56, chainer#2554: 1e-3 once, then zeros, and from step 764 m is subnormal).
 
@@ -750,6 +889,11 @@ BAD = [
 ]
 
 
+@pytest.mark.promise(
+    "A hyperparameter that cannot work is refused.",
+    defect="D25",
+    seen=["mlx#4310", "mlx#4361", "tinygrad#15725"],
+)
 @pytest.mark.parametrize("bad", BAD, ids=str)
 def test_bad_hyperparameters_are_refused(bad: dict[str, Any]) -> None:
     """D25 (mlx#4310: betas of 1; mlx#4361: negative epsilon; tinygrad#15725)."""
@@ -759,6 +903,9 @@ def test_bad_hyperparameters_are_refused(bad: dict[str, Any]) -> None:
             kind(np.ones(2), **bad)
 
 
+@pytest.mark.promise(
+    "A learning rate that cannot work is refused when it is set later, too.", defect="D25"
+)
 @pytest.mark.parametrize("bad", [b["lr"] for b in BAD if "lr" in b], ids=repr)
 def test_a_bad_learning_rate_is_refused_later_too(lib: Lib, bad: Any) -> None:
     """D25: on assignment, and from a schedule; nothing has changed."""
@@ -776,6 +923,9 @@ def test_a_bad_learning_rate_is_refused_later_too(lib: Lib, bad: Any) -> None:
     assert snapshot(opt) == before
 
 
+@pytest.mark.promise(
+    "A hyperparameter that the compute dtype cannot hold is refused.", defect="D25"
+)
 def test_hyperparameters_that_the_compute_dtype_cannot_hold_are_refused(lib: Lib) -> None:
     """D25 (chainer alone looked): an epsilon that underflows guards nothing."""
     for dtype in (d for d in lib.dtypes if d not in ("float64", "complex128")):

@@ -114,6 +114,7 @@ def loaded_after(program: str) -> set[str]:
     return {name.partition(".")[0] for name in run.stdout.split()} & ARRAY_LIBRARIES
 
 
+@pytest.mark.promise("Importing the package imports no array library.")
 def test_importing_the_package_imports_no_array_library() -> None:
     assert loaded_after("import adam_any") == set()
 

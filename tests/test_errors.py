@@ -86,6 +86,7 @@ def test_a_schedule_that_returns_nonsense_changes_nothing(lib: Lib, value: Any) 
     assert snapshot(opt) == before
 
 
+@pytest.mark.promise("A schedule that raises changes nothing.")
 def test_a_schedule_that_raises_changes_nothing(lib: Lib) -> None:
     def schedule(count: int) -> float:
         raise KeyError("schedule")

@@ -103,6 +103,9 @@ def test_a_skipped_step_leaves_every_leaf_alone_and_is_counted(lib: Lib) -> None
     assert opt.steps == {"a": 2, "f": 2, "w": 2} and set(asked) == {1} and opt.skipped == 4
 
 
+@pytest.mark.promise(
+    "A gradient that is not finite spoils its own array alone, unless `nonfinite` says otherwise."
+)
 def test_what_is_propagated_poisons_its_own_leaf(lib: Lib) -> None:
     opt = Adam([lib.array([1.0]), lib.array([1.0])], engine=lib.engine)
     for g in (np.nan, 1.0):

@@ -56,6 +56,7 @@ def apart(what: str, folder: Path, count: int = 0) -> dict[str, Any]:
 # Killed while saving -----------------------------------------------------------------------------
 
 
+@pytest.mark.promise("A save that is killed leaves the old checkpoint or the new one.")
 def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(full: bool, tmp_path: Path) -> None:
     count = KILLS[full]
     report = apart("kills", tmp_path, count)
@@ -128,6 +129,7 @@ def whole_generation(path: Path) -> int:
 # A full disk -------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("A full disk gives a clear error, and leaves the old checkpoint.")
 def test_a_full_disk_is_a_clear_error_and_leaves_the_old_file(tmp_path: Path) -> None:
     report = apart("full_disk", tmp_path)
     assert report["refused"] == report["tried"] == 12
@@ -162,6 +164,7 @@ def full_disk(folder: Path, count: int) -> dict[str, Any]:
 # Damaged files -----------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("A damaged file is refused, and changes nothing.")
 def test_damaged_files_are_refused_and_change_nothing(full: bool, tmp_path: Path) -> None:
     count = FILES[full]
     report = apart("damage", tmp_path, count)
@@ -445,6 +448,7 @@ MAKERS: list[Any] = [
 # Memory ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("A damaged file takes no more memory than its own size, whatever it claims.")
 def test_a_damaged_file_takes_memory_by_its_own_size(tmp_path: Path) -> None:
     report = apart("big_headers", tmp_path)
     assert report["grown per byte"] != {}

@@ -187,6 +187,9 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Halves:
     return Halves(whole, json.loads((folder / "resumed").read_text()))
 
 
+@pytest.mark.promise(
+    "Resuming is exact for every option, dtype and tree, and between engines of the same bits."
+)
 @pytest.mark.parametrize("run", RUNS, ids=str)
 def test_a_resumed_run_has_the_same_bits(
     run: Run, halves: Halves, request: pytest.FixtureRequest

@@ -64,6 +64,11 @@ class Cut:
 OTHER = {"float32": "float64", "float64": "float16", "complex64": "complex128"}
 
 
+@pytest.mark.promise(
+    "The CPU engine has the bits of the reference, in any memory order, chunks and threads.",
+    defect="D19",
+    seen=["DeepSpeed#8307", "bitsandbytes#2010", "torch#88258"],
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),
@@ -86,7 +91,6 @@ def test_the_bits_are_those_of_the_reference(
     chunk: int,
     threads: int,
 ) -> None:
-    """D19 (DeepSpeed#8307, bitsandbytes#2010, torch#88258: engines that disagree)."""
     rng = np.random.default_rng(seed)
     params = [data(rng, s, dtype, o) for s, o in zip(shapes, orders, strict=False)]
     theirs = [x.copy(order="K") for x in params]
@@ -113,6 +117,7 @@ def compare(fast: Any, slow: Any) -> None:
             same(mine[str(i)][name], value)
 
 
+@pytest.mark.promise("PyTorch's tensors get the bits of NumPy's arrays.")
 @pytest.mark.parametrize("dtype", cpu.DTYPES)
 def test_torch_tensors_have_the_bits_of_numpy(kernel: str, torch_: Any, dtype: str) -> None:
     rng = np.random.default_rng(0)

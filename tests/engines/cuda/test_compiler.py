@@ -69,6 +69,9 @@ def test_adam_makes_48_programs() -> None:
     assert len(programs()) == 48
 
 
+@pytest.mark.promise(
+    "Every CUDA kernel compiles without spills; nothing is contracted, flushed or approximated."
+)
 @pytest.mark.parametrize("gradient", REALS)
 @pytest.mark.parametrize("parameter", REALS)
 def test_every_kernel_compiles_without_spills_and_is_exact(parameter: str, gradient: str) -> None:

@@ -144,6 +144,11 @@ def run(
     return fast, slow, params, theirs
 
 
+@pytest.mark.promise(
+    "The text of the CUDA kernels, run without a GPU, has the bits of the reference.",
+    defect="D19",
+    seen=["DeepSpeed#8307", "bitsandbytes#2010", "torch#88258"],
+)
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     max_examples=40,
@@ -171,7 +176,6 @@ def test_the_bits_are_those_of_the_reference(
     options: dict[str, Any],
     chunk: int,
 ) -> None:
-    """D19 (DeepSpeed#8307, bitsandbytes#2010, torch#88258: engines that disagree)."""
     if dtype.startswith("complex"):
         other = "complex128" if other == "float64" else "complex64"
     with chunks_of(chunk):
@@ -227,7 +231,6 @@ def test_many_leaves_take_one_launch_for_each_4000(
     "shapes", [[(5,), (0,)], [(0,), (5,)], [(0,)], [()], [(1,)], [(0, 3), (2, 2), (0,), (3,)]]
 )
 def test_empty_leaves_never_hide_their_neighbours(emulation: Any, shapes: Any) -> None:
-    """D8 (TransformerEngine#3207)."""
     fast, *rest = run(shapes, "float32", Adam, steps=2)
     compare(fast, *rest)
     assert set(fast.steps.values()) == {2}
@@ -550,7 +553,7 @@ def test_conversions_of_half_precision_are_those_of_numpy(emulation: Any, dtype:
 
 
 def test_more_than_2_to_the_33_elements_are_planned_in_64_bits() -> None:
-    """D7 (DeepSpeed#7640, apex#1654: 32-bit sizes, and no update, or one out of bounds)."""
+    """With sizes of 32 bits there is no update, or one out of bounds."""
     for n in (2**31 + 5, 2**33 + 5, 2**40):
         length = cuda.longest(n)
         assert length == cuda.LONG
@@ -564,8 +567,9 @@ def test_more_than_2_to_the_33_elements_are_planned_in_64_bits() -> None:
     assert all(cuda.longest(10**k) % 8 == 0 for k in range(15))
 
 
+@pytest.mark.promise("A CUDA kernel computes addresses in 64 bits.", defect="D7")
 def test_a_kernel_adds_offsets_in_64_bits(emulation: Any) -> None:
-    """D7: the addresses lie 2**35 bytes before the arrays, and the chunk so far behind them."""
+    """The addresses are 2**35 bytes before the arrays, and the chunk as far behind them."""
     start = 2**33
     p, g, m, v = (np.full(8, x, np.float32) for x in (1.0, 1.0, 0.0, 0.0))
     made = program(Rule())
