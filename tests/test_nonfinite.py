@@ -57,6 +57,11 @@ def gradients(lib: Lib, dtype: str) -> list[Any]:
     return found
 
 
+@pytest.mark.promise(
+    '`nonfinite="raise"` names the array whose gradient is not finite, and changes nothing.',
+    defect="D18",
+    seen=["torch#1767", "rlevo#184"],
+)
 def test_what_is_not_finite_is_raised_about_and_changes_nothing(lib: Lib) -> None:
     for dtype in lib.dtypes:
         params = {"a": lib.array([1.0], dtype), "w": lib.array(np.ones(3), dtype)}
@@ -76,6 +81,11 @@ def test_what_is_not_finite_is_raised_about_and_changes_nothing(lib: Lib) -> Non
         assert snapshot(twin) == before and opt.skipped == 0 and opt.steps["w"] > 0
 
 
+@pytest.mark.promise(
+    '`nonfinite="skip"` leaves out the whole step, and counts it.',
+    defect="D18",
+    seen=["OLMo-core#317", "torch#186360"],
+)
 def test_a_skipped_step_leaves_every_leaf_alone_and_is_counted(lib: Lib) -> None:
     asked: list[int] = []
 

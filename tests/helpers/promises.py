@@ -100,12 +100,15 @@ class Collected:
 
     def page(self, old: str) -> str:
         """The page with the promises that are collected, below what it says by hand."""
-        with_defect = sorted(
-            (p for p in self.promises if p.defect), key=lambda p: int(p.defect[1:])
-        )
+        defects = sorted((p for p in self.promises if p.defect), key=_defect)
         others = sorted((p for p in self.promises if not p.defect), key=lambda p: p.topic)
-        tables = (DEFECTS, *(p.line for p in with_defect), OTHERS, *(p.line for p in others))
+        tables = (DEFECTS, *(p.line for p in defects), OTHERS, *(p.line for p in others))
         return old.partition(MARK)[0] + MARK + "".join(tables)
+
+
+def _defect(promise: Promise) -> tuple[int, bool, str]:
+    """By number; then what every engine holds, and the rest by module."""
+    return int(promise.defect[1:]), promise.engines != "every", promise.module
 
 
 def _named(module: str) -> str:

@@ -44,6 +44,11 @@ def stepped(**options: Any) -> Adam:
     return opt
 
 
+@pytest.mark.promise(
+    "A file keeps the dtypes and bits of moments.",
+    defect="D11",
+    seen=["torch#43706", "fairseq2#212"],
+)
 def test_a_loaded_optimizer_continues_with_the_same_bits(lib: Lib, tmp_path: Path) -> None:
     """Dtypes, shapes, bits, step counts and hyperparameters; half precision among them."""
     opt, grads = example(lib, betas=(0.8, 0.99), weight_decay=0.1)
