@@ -14,6 +14,7 @@ from adam_any.engines import compiled
 from tests.helpers import emulated
 from tests.helpers.dense import KERNELS
 from tests.helpers.libraries import LIBRARIES, TOOLS, Lib, named, params, ready, require
+from tests.helpers.promises import Collected
 
 # Examples are derived from the test itself, so that a run can be repeated; timing decides nothing.
 # CI asks for more of them: --hypothesis-profile=thorough
@@ -33,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Collected(), "promises")
     required = set(config.getoption("--require-library"))
     unknown = required - {lib.name for lib in LIBRARIES} - set(TOOLS)
     if unknown:

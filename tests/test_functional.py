@@ -69,6 +69,7 @@ def test_numbers_are_those_of_the_class_run_eagerly(lib: Lib, options: dict[str,
         assert (state.vmax is None) is ("vmax" not in entry)
 
 
+@pytest.mark.promise("The pure functions never write their arguments.")
 @pytest.mark.uses("operators")
 def test_arguments_are_not_written(lib: Lib) -> None:
     for dtype in lib.dtypes:

@@ -57,6 +57,11 @@ def gradients(lib: Lib, dtype: str) -> list[Any]:
     return found
 
 
+@pytest.mark.promise(
+    '`nonfinite="raise"` names the array whose gradient is not finite, and changes nothing.',
+    defect="D18",
+    seen=["torch#1767", "rlevo#184"],
+)
 def test_what_is_not_finite_is_raised_about_and_changes_nothing(lib: Lib) -> None:
     for dtype in lib.dtypes:
         params = {"a": lib.array([1.0], dtype), "w": lib.array(np.ones(3), dtype)}
@@ -76,6 +81,11 @@ def test_what_is_not_finite_is_raised_about_and_changes_nothing(lib: Lib) -> Non
         assert snapshot(twin) == before and opt.skipped == 0 and opt.steps["w"] > 0
 
 
+@pytest.mark.promise(
+    '`nonfinite="skip"` leaves out the whole step, and counts it.',
+    defect="D18",
+    seen=["OLMo-core#317", "torch#186360"],
+)
 def test_a_skipped_step_leaves_every_leaf_alone_and_is_counted(lib: Lib) -> None:
     asked: list[int] = []
 
@@ -103,6 +113,9 @@ def test_a_skipped_step_leaves_every_leaf_alone_and_is_counted(lib: Lib) -> None
     assert opt.steps == {"a": 2, "f": 2, "w": 2} and set(asked) == {1} and opt.skipped == 4
 
 
+@pytest.mark.promise(
+    "A gradient that is not finite spoils its own array alone, unless `nonfinite` says otherwise."
+)
 def test_what_is_propagated_poisons_its_own_leaf(lib: Lib) -> None:
     opt = Adam([lib.array([1.0]), lib.array([1.0])], engine=lib.engine)
     for g in (np.nan, 1.0):

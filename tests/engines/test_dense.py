@@ -25,6 +25,12 @@ from tests.helpers.numbers import OPTIONS, SHAPES
 from tests.helpers.rules import Custom, every_operation, lion
 
 
+@pytest.mark.promise(
+    "The engines of dense memory have the bits of the reference, in any memory order, chunks and"
+    " threads, on a GPU and on PyTorch's tensors, too.",
+    defect="D19",
+    seen=["DeepSpeed#8307", "bitsandbytes#2010", "torch#88258"],
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     data=st.data(),
@@ -49,7 +55,6 @@ def test_the_bits_are_those_of_the_reference(
     chunk: int,
     threads: int,
 ) -> None:
-    """D19 (DeepSpeed#8307, bitsandbytes#2010, torch#88258: engines that disagree)."""
     dtype = data.draw(st.sampled_from(dtypes(kernel)))
     other = data.draw(st.sampled_from(gradients(kernel, dtype)))
     with cut(chunk, threads):
@@ -62,6 +67,9 @@ def test_the_bits_are_those_of_the_reference(
         )
 
 
+@pytest.mark.promise(
+    "PyTorch's tensors get the bits of NumPy's arrays.", defect="D19", seen=["bitsandbytes#2010"]
+)
 def test_every_pair_of_dtypes(kernel: Lib) -> None:
     """A parameter of each dtype with a gradient of each."""
     for dtype in dtypes(kernel):
@@ -199,6 +207,7 @@ def _optimizer(rule: Any) -> Any:
     return lambda params, **engine: Optimizer(params, rule, **engine)
 
 
+@pytest.mark.promise("A rule of your own gets the bits of the reference, too.")
 def test_the_rule_on_the_page_has_the_same_bits_on_every_engine(kernel: Lib) -> None:
     rule = lion()(lr=0.1, weight_decay=0.1)
     for dtype in ("float32", "float64"):

@@ -59,6 +59,7 @@ def alive(opt: Optimizer) -> bool:
     return not any(moment.is_deleted() for moment in moments(opt) if hasattr(moment, "is_deleted"))
 
 
+@pytest.mark.promise("JAX compiles once, whatever the step and the learning rate.")
 def test_one_trace_serves_every_step_learning_rate_and_projection() -> None:
     class Counted(Plain):
         """A class of its own, so that nothing is compiled for it yet."""
@@ -77,6 +78,7 @@ def test_one_trace_serves_every_step_learning_rate_and_projection() -> None:
     assert Counted.traces == 2
 
 
+@pytest.mark.promise("JAX's moments are donated, and nothing of yours.")
 def test_moments_are_donated_and_nothing_of_the_users() -> None:
     params = {"w": jnp.ones(3), "z": jnp.ones(2, jnp.complex64), "h": jnp.ones(2, jnp.bfloat16)}
     grads = {name: 2 * x for name, x in params.items()}
@@ -197,6 +199,7 @@ def test_loaded_moments_do_not_share_the_hosts_memory() -> None:
 # What fails --------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("A rule that XLA cannot compile changes nothing.")
 def test_a_rule_that_does_not_compile_for_some_leaves_changes_none() -> None:
     params = {"a": jnp.ones(3), "z": jnp.ones(3, jnp.complex64), "n": np.ones(3)}
     opt = Optimizer(params, Plain(kind="refuse complex"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -216,6 +216,11 @@ def params(libraries: tuple[Lib, ...] = LIBRARIES) -> list[Any]:
         pytest.param(lib, id=str(lib), marks=[pytest.mark.cuda] if lib.device == "cuda" else [])
         for lib in libraries
     ]
+
+
+def on(libraries: Iterable[Lib]) -> Any:
+    """Run a test on these libraries, instead of on all."""
+    return pytest.mark.parametrize("lib", params(tuple(libraries)), indirect=True)
 
 
 def named(name: str) -> Lib:

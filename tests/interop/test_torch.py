@@ -90,6 +90,7 @@ def check(case: str, dtype: str, found: dict[str, Any], steps: int) -> None:
         assert np.all(np.abs(np.asarray(found[name]) - want) <= 2 * EPS[dtype] * size * steps), name
 
 
+@pytest.mark.promise("A run that began in `torch.optim` continues here, within 2 eps a step.")
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_that_began_in_torch_continues_here(case: str, dtype: str) -> None:
@@ -109,6 +110,7 @@ def test_a_run_that_began_in_torch_continues_here(case: str, dtype: str) -> None
     check(case, dtype, found, 10)
 
 
+@pytest.mark.promise("A run that began here continues in `torch.optim`.")
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_that_began_here_continues_in_torch(case: str, dtype: str) -> None:
@@ -181,8 +183,11 @@ class Renamed:
         return group
 
 
+@pytest.mark.promise(
+    "A state of torch that has names is matched by them.", defect="D16", seen=["torch#134107"]
+)
 def test_parameters_are_matched_by_names() -> None:
-    """D16 (torch#134107: names do not affect the loading of a state)."""
+    """In torch names do not affect the loading of a state."""
     there = Renamed()
     opt = Adam(values("float64", 0))
     from_torch(opt, there.state)
@@ -213,10 +218,15 @@ def test_parameters_without_names_are_matched_by_position() -> None:
     from_torch(by_name, there.state, names=list(there.params))
 
 
+@pytest.mark.promise(
+    "A step count is read in each form in which torch has saved it over the years.",
+    defect="D12",
+    seen=["torch#118326"],
+)
 @pytest.mark.parametrize("make", [int, float, torch.tensor, lambda t: torch.tensor([t])])
 @pytest.mark.parametrize("count", [3, 2**24 + 1, 2**40])
 def test_a_step_count_may_be_an_int_or_a_tensor(make: Any, count: int) -> None:
-    """D12 (torch#118326: checkpoints with steps of shape [1])."""
+    """There are checkpoints with steps of shape [1]."""
     there = Renamed()
     for entry in there.state["state"].values():
         entry["step"] = make(count)

@@ -29,6 +29,9 @@ def fail(block: Any) -> Any:
     raise ArithmeticError("a bad gradient")
 
 
+@pytest.mark.promise(
+    "Dask's arrays get the bits of NumPy's.", defect="D19", seen=["bitsandbytes#2010"]
+)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize(
     "options", [{}, {"weight_decay": 0.1, "amsgrad": True, "maximize": True, "betas": (0.4, 0.9)}]
@@ -56,6 +59,7 @@ def test_bits_are_those_of_numpy(dtype: str, options: dict[str, Any]) -> None:
             assert as_bytes(mine) == as_bytes(theirs)
 
 
+@pytest.mark.promise("A Dask graph does not grow with the steps.")
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_the_graph_is_as_large_after_100_steps_as_after_1(dtype: str) -> None:
     opt = Adam({"w": lazy(np.ones((6, 6), dtype)), "b": lazy(np.ones(4, dtype))}, lr=0.1)
@@ -87,6 +91,7 @@ def test_moments_loaded_in_other_chunks_take_the_parameters() -> None:
     assert {m.chunks for m in b._leaves[0].moments} == {out.chunks}
 
 
+@pytest.mark.promise("A step of Dask computes once, and each gradient once.")
 def test_a_step_computes_once_and_each_gradient_once(monkeypatch: pytest.MonkeyPatch) -> None:
     persisted, computed = [], []
     persist = dask.persist
@@ -101,6 +106,7 @@ def test_a_step_computes_once_and_each_gradient_once(monkeypatch: pytest.MonkeyP
     assert len(persisted) == 1 and len(computed) == 4
 
 
+@pytest.mark.promise("A gradient that Dask cannot compute changes nothing.")
 def test_a_gradient_that_fails_leaves_everything_as_it_was() -> None:
     params = {"a": da.ones(4, chunks=2), "b": da.ones(4, chunks=2), "n": np.ones(4), "f": 1.0}
     opt = Adam(params)

@@ -47,6 +47,7 @@ def apart(what: str, folder: Path, count: int = 0) -> dict[str, Any]:
 # Killed while saving -----------------------------------------------------------------------------
 
 
+@pytest.mark.promise("A save that is killed leaves the old checkpoint or the new one.")
 @needs_fork
 @pytest.mark.parametrize("count", [10, pytest.param(400, marks=pytest.mark.slow)])
 def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(count: int, tmp_path: Path) -> None:
@@ -120,6 +121,7 @@ def whole_generation(path: Path) -> int:
 # A full disk -------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("A full disk gives a clear error, and leaves the old checkpoint.")
 @needs_limits
 def test_a_full_disk_is_a_clear_error_and_leaves_the_old_file(tmp_path: Path) -> None:
     report = apart("full_disk", tmp_path)
@@ -157,6 +159,7 @@ def full_disk(folder: Path, count: int) -> dict[str, Any]:
 # Damaged files -----------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("A damaged file is refused, and changes nothing.")
 @needs_limits
 @needs_proc
 @pytest.mark.parametrize("count", [1000, pytest.param(24_000, marks=pytest.mark.slow)])
@@ -411,6 +414,7 @@ MAKERS: list[Any] = [
 # Memory ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("A damaged file takes no more memory than its own size, whatever it claims.")
 @needs_proc
 def test_a_damaged_file_takes_memory_by_its_own_size(tmp_path: Path) -> None:
     report = apart("big_headers", tmp_path)

@@ -57,6 +57,11 @@ def by_file(here: Optimizer, there: Optimizer, path: Path) -> None:
 HANDED = pytest.mark.parametrize("hand", [by_dict, by_file])
 
 
+@pytest.mark.promise(
+    "A file and a state dict keep the dtypes and bits of moments.",
+    defect="D11",
+    seen=["torch#43706", "fairseq2#212"],
+)
 @HANDED
 def test_a_loaded_optimizer_continues_with_the_same_bits(
     lib: Lib, hand: Any, tmp_path: Path
@@ -74,6 +79,9 @@ def test_a_loaded_optimizer_continues_with_the_same_bits(
     assert snapshot(other) == snapshot(opt) != before
 
 
+@pytest.mark.promise(
+    "State goes from library to library, and from device to device, without losing a bit."
+)
 @HANDED
 def test_a_state_goes_across_libraries(lib: Lib, hand: Any, tmp_path: Path) -> None:
     numbers = np.linspace(-1, 1, 6).reshape(2, 3)
@@ -476,6 +484,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         opt.load(tmp_path / "f")
 
 
+@pytest.mark.promise("Nothing is unpickled.")
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     import pickle
 
@@ -488,6 +497,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         stepped().load(tmp_path / "f")
 
 
+@pytest.mark.promise("A state on the host is saved without a copy of it.")
 def test_a_state_on_the_host_is_saved_without_a_copy_and_loaded_with_one(tmp_path: Path) -> None:
     leaves = {str(i): np.ones(250_000) for i in range(8)}  # 16 moments of 2 MB
     opt = Adam(leaves)

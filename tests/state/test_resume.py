@@ -143,6 +143,14 @@ def elsewhere() -> Iterator[ProcessPoolExecutor]:
         yield process
 
 
+@pytest.mark.promise(
+    "A run that is saved and resumed in another process has the bits of an uninterrupted one.",
+    defect="D4",
+    seen=["keras#12449", "sklearn#6091", "tinker-feedback#126"],
+)
+@pytest.mark.promise(
+    "Resuming is exact for every option, dtype and tree, and between engines of the same bits."
+)
 @pytest.mark.parametrize(
     "run",
     [

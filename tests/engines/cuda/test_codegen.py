@@ -23,10 +23,14 @@ from tests.helpers.rules import Custom
 CUPY = named("cupy-emulated")
 
 
+@pytest.mark.promise(
+    "The text of the CUDA kernels, run without a GPU, has the bits of the reference.",
+    defect="D19",
+    seen=["DeepSpeed#8307", "bitsandbytes#2010", "torch#88258"],
+)
 def test_optimised_as_far_as_it_goes_the_bits_are_the_same(
     emulation: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """D19 (DeepSpeed#8307, bitsandbytes#2010, torch#88258)."""
     monkeypatch.setattr(emulated, "FLAGS", ("-O3", "-march=native", *emulated.FLAGS[1:]))
     emulated.kernel.cache_clear()
     try:
@@ -170,8 +174,9 @@ def test_conversions_of_half_precision_are_those_of_numpy(emulation: Any, dtype:
         same(p.astype(np.float32), x.astype(half).astype(np.float32))
 
 
+@pytest.mark.promise("A CUDA kernel computes addresses in 64 bits.", defect="D7")
 def test_a_kernel_adds_offsets_in_64_bits(emulation: Any) -> None:
-    """D7: the addresses lie 2**35 bytes before the arrays, and the chunk so far behind them."""
+    """The addresses are 2**35 bytes before the arrays, and the chunk as far behind them."""
     start = 2**33
     p, g, m, v = (np.full(8, x, np.float32) for x in (1.0, 1.0, 0.0, 0.0))
     made = program(Rule())

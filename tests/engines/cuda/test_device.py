@@ -75,6 +75,7 @@ def wide(rng: Any, number: int, dtype: str) -> Any:
         return x.astype(dtype)
 
 
+@pytest.mark.promise("A GPU gives the bits of NumPy.", defect="D19", seen=["bitsandbytes#2010"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_ten_million_elements_have_the_bits_of_the_cpu_engine(lib: Lib, dtype: str) -> None:
     rng = np.random.default_rng(0)
@@ -107,6 +108,7 @@ def test_misaligned_views_have_the_bits_of_numpy(lib: Lib) -> None:
     same(fetched(lib, whole), host)
 
 
+@pytest.mark.promise("All arrays of one device and dtype take one launch.")
 def test_there_is_one_launch_for_all_leaves(lib: Lib, launches: list[int]) -> None:
     params = [lib.array(np.zeros(n % 50), "float32") for n in range(1000)]
     opt = Adam(params, lr=1.0)
@@ -124,6 +126,7 @@ def test_more_than_4000_leaves_take_two(lib: Lib, launches: list[int]) -> None:
     assert {float(lib.numpy(x)[0]) for x in params} == {-1.0}
 
 
+@pytest.mark.promise("A step allocates nothing on the device.")
 def test_a_step_allocates_nothing_on_the_device(lib: Lib) -> None:
     """Gradients that lie as their parameters do; the tables are made in the first step."""
     cupy: Any = pytest.importorskip("cupy")
@@ -164,8 +167,13 @@ def stream(lib: Lib) -> Iterator[Any]:
         yield made
 
 
+@pytest.mark.promise(
+    "A step is queued on the current stream, and the host does not wait for it.",
+    defect="D10",
+    seen=["cupy#2524"],
+)
 def test_a_step_is_queued_on_the_current_stream_and_not_waited_for(lib: Lib) -> None:
-    """D10 (cupy#2524): the stream is held up, and the step with it, but not the host."""
+    """The stream is held up, and the step with it, but not the host."""
     p, g = (lib.array([1.0], "float32") for _ in range(2))
     opt = Adam(p, lr=0.5)
     gate, passed = threading.Event(), list[bool]()
@@ -201,6 +209,7 @@ def test_steps_on_streams_in_turn_have_the_bits_of_one(lib: Lib) -> None:
     same(fetched(lib, there), host)
 
 
+@pytest.mark.promise("While a stream is captured, a step raises and changes nothing.")
 @pytest.mark.parametrize("engine", [None, "eager"])
 def test_while_a_stream_is_captured_a_step_raises_and_changes_nothing(
     lib: Lib, engine: str | None
@@ -236,9 +245,12 @@ def captured(lib: Lib) -> Iterator[None]:
             made.end_capture()  # raises if something has spoilt the capture
 
 
+@pytest.mark.promise(
+    "A GPU steps all of more than 2^31 elements, and writes nothing behind them.",
+    defect="D7",
+    seen=["DeepSpeed#7640", "apex#1654", "ms-swift#10023"],
+)
 def test_more_than_2_to_the_31_elements(lib: Lib) -> None:
-    """D7 (DeepSpeed#7640, apex#1654, ms-swift#10023): none is left out, and nothing behind is
-    written."""
     xp, n, guard = lib.module, 2**31 + 5, 64
     free = (xp.cuda.runtime.memGetInfo() if lib.name == "cupy" else xp.cuda.mem_get_info())[0]
     if free < 34e9:

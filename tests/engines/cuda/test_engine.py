@@ -132,7 +132,7 @@ def test_a_leaf_that_is_not_dense_is_left_to_the_reference(emulation: Any) -> No
 
 
 def test_more_than_2_to_the_33_elements_are_planned_in_64_bits() -> None:
-    """D7 (DeepSpeed#7640, apex#1654: 32-bit sizes, and no update, or one out of bounds)."""
+    """With sizes of 32 bits there is no update, or one out of bounds."""
     for n in (2**31 + 5, 2**33 + 5, 2**40):
         length = cuda.longest(n)
         assert length == cuda.LONG
