@@ -14,7 +14,7 @@ import pytest
 
 from adam_any import Adam
 from tests.helpers import oracle
-from tests.helpers.bits import snapshot
+from tests.helpers.bits import refused
 from tests.helpers.libraries import EPS, LIBRARIES, Lib, named, on, ready
 
 
@@ -82,10 +82,8 @@ def test_a_gradient_on_another_device_is_refused(lib: Lib) -> None:
     """torch has a device without memory."""
     opt = Adam({"a": lib.array([1.0]), "w": lib.array([1.0])}, engine=lib.engine)
     opt.step({"a": lib.array([1.0]), "w": lib.array([1.0])})
-    before = snapshot(opt)
-    with pytest.raises(TypeError, match=r"'w': the gradient is on meta, its parameter on"):
+    with refused(opt, TypeError, match=r"'w': the gradient is on meta, its parameter on"):
         opt.step({"a": lib.array([1.0]), "w": lib.array([1.0]).to("meta")})
-    assert snapshot(opt) == before
 
 
 @pytest.mark.promise("A step runs on the current stream.", defect="D10", seen=["cupy#2524"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, Optimizer, rules
-from tests.helpers.bits import snapshot
+from tests.helpers.bits import refused
 from tests.helpers.libraries import Lib
 
 PARAMETERS = {
@@ -46,10 +46,8 @@ def test_matrices_are_refused() -> None:
 def test_gradients_that_are_refused(name: str) -> None:
     opt = Adam({"a": np.ones(2), "w": np.ones(2)})
     opt.step({"a": np.ones(2), "w": np.ones(2)})
-    before = snapshot(opt)
-    with pytest.raises(TypeError, match=r"^'w': the gradient (has dtype|is an? )"):
+    with refused(opt, TypeError, match=r"^'w': the gradient (has dtype|is an? )"):
         opt.step({"a": np.ones(2), "w": PARAMETERS[name]})
-    assert snapshot(opt) == before
 
 
 def test_integer_and_mixed_complex_gradients_are_refused(lib: Lib) -> None:
@@ -59,16 +57,14 @@ def test_integer_and_mixed_complex_gradients_are_refused(lib: Lib) -> None:
     )
     good = {"a": lib.array([1.0]), "w": lib.array([1.0]), "z": lib.array([1.0], "complex128")}
     opt.step(good)
-    before = snapshot(opt)
     for name, dtype, message in (
         ("w", "int64", "'w': the gradient has dtype"),
         ("w", "bool", "'w': the gradient has dtype"),
         ("w", "complex64", "'w': the gradient is complex64, its parameter float64; pass real"),
         ("z", "float64", "'z': the gradient is float64, its parameter complex64; pass complex"),
     ):
-        with pytest.raises(TypeError, match=f"^{message}"):
+        with refused(opt, TypeError, match=f"^{message}"):
             opt.step({**good, name: lib.array([1], dtype)})
-    assert snapshot(opt) == before
 
 
 @pytest.mark.promise("Integer parameters are refused, not truncated.", defect="D13")
@@ -90,20 +86,16 @@ def test_wrong_shapes_are_refused_and_nothing_is_broadcast(lib: Lib, shape: Any)
     good = lib.array(np.ones(2))
     opt = Adam({"a": good, "w": lib.array(np.ones(4))}, engine=lib.engine)
     opt.step({"a": good, "w": lib.array(np.ones(4))})
-    before = snapshot(opt)
-    with pytest.raises(ValueError, match="'w': the gradient has shape"):
+    with refused(opt, ValueError, match="'w': the gradient has shape"):
         opt.step({"a": good, "w": lib.array(np.ones(shape))})
-    assert snapshot(opt) == before
 
 
 @pytest.mark.promise("A gradient of another library is refused.", defect="D14")
 def test_a_gradient_of_another_library_is_refused(lib: Lib) -> None:
     opt = Adam({"a": lib.array([1.0]), "w": lib.array([1.0])}, engine=lib.engine)
-    before = snapshot(opt)
     other: Any = 1.0 if lib.name == "numpy" else np.ones(1)
-    with pytest.raises(TypeError, match="'w': the gradient belongs to"):
+    with refused(opt, TypeError, match="'w': the gradient belongs to"):
         opt.step({"a": lib.array([1.0]), "w": other})
-    assert snapshot(opt) == before
 
 
 @pytest.mark.promise(
@@ -120,10 +112,8 @@ def test_a_schedule_that_returns_nonsense_changes_nothing(lib: Lib, value: Any) 
     )
     grads = {"a": lib.array([1.0]), "w": lib.array([1.0])}
     opt.step(grads)
-    before = snapshot(opt)
-    with pytest.raises(ValueError, match=r"^lr\(1\) is .*must be"):
+    with refused(opt, ValueError, match=r"^lr\(1\) is .*must be"):
         opt.step(grads)
-    assert snapshot(opt) == before
 
 
 @pytest.mark.promise("A schedule that raises changes nothing.")
@@ -132,10 +122,8 @@ def test_a_schedule_that_raises_changes_nothing(lib: Lib) -> None:
         raise KeyError("schedule")
 
     opt = Adam(lib.array([1.0]), lr=schedule, engine=lib.engine)
-    before = snapshot(opt)
-    with pytest.raises(KeyError, match="schedule"):
+    with refused(opt, KeyError, match="schedule"):
         opt.step(lib.array([1.0]))
-    assert snapshot(opt) == before
 
 
 def test_a_schedule_may_return_0d_arrays_and_numpy_scalars(lib: Lib) -> None:
@@ -147,10 +135,8 @@ def test_a_schedule_may_return_0d_arrays_and_numpy_scalars(lib: Lib) -> None:
 
 def test_a_coefficient_that_overflows_changes_nothing(lib: Lib) -> None:
     opt = Adam(lib.array([1.0], "float32"), lr=lambda count: 1e38 * 10**count, engine=lib.engine)
-    before = snapshot(opt)
-    with pytest.raises(ValueError, match=r"coefficient 'alpha' is .* finite float32"):
+    with refused(opt, ValueError, match=r"coefficient 'alpha' is .* finite float32"):
         opt.step(lib.array([1.0], "float32"))
-    assert snapshot(opt) == before
 
 
 @pytest.mark.promise(
@@ -190,12 +176,9 @@ def test_what_is_no_rule_is_refused(rule: Any) -> None:
         Optimizer(np.ones(1), rule)
 
 
-def test_tracers_are_told_of_the_pure_face() -> None:
-    jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")
+def test_tracers_are_told_of_the_pure_face(jax: Any) -> None:
     opt = Adam({"w": jax.numpy.ones(2)})
-    before = snapshot(opt)
-    with pytest.raises(TypeError, match=r"'w': the gradient is a JAX tracer.*functional"):
+    with refused(opt, TypeError, match=r"'w': the gradient is a JAX tracer.*functional"):
         jax.jit(lambda g: opt.step({"w": g}))(jax.numpy.ones(2))
     with pytest.raises(TypeError, match=r"'w': the parameter is a JAX tracer.*functional"):
         jax.jit(lambda p: Adam({"w": p}).params)(jax.numpy.ones(2))
-    assert snapshot(opt) == before

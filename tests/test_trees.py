@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adam_any import Adam
-from tests.helpers.bits import snapshot
+from tests.helpers.bits import refused
 
 
 class Lens(NamedTuple):
@@ -89,12 +89,10 @@ def test_wrong_structure_is_refused_at_every_step_and_changes_nothing(name: str)
     bad, message = WRONG[name]
     opt = Adam(nest())
     for _ in range(3):
-        before = snapshot(opt)
-        with pytest.raises(ValueError, match=message):
+        with refused(opt, ValueError, match=message):
             opt.step(bad)
-        with pytest.raises(ValueError, match=r"'.*': "):
+        with refused(opt, ValueError, match=r"'.*': "):
             opt.params = bad
-        assert snapshot(opt) == before
         opt.step(nest())
 
 
@@ -117,7 +115,6 @@ def test_a_projection_through_params(lib: Any) -> None:
 
 def test_params_can_only_be_replaced_by_their_like(lib: Any) -> None:
     opt = Adam({"w": lib.array([1.0, 2.0], "float32"), "n": None}, engine=lib.engine)
-    before = snapshot(opt)
     good = lib.array([1.0, 2.0], "float32")
     for bad, error, message in (
         ({"w": lib.array([1.0, 2.0]), "n": None}, TypeError, "'w': .*float64, but it was float32"),
@@ -127,9 +124,8 @@ def test_params_can_only_be_replaced_by_their_like(lib: Any) -> None:
         ({"w": 1.0, "n": None}, TypeError, "'w': .*belongs to python"),
         (good, ValueError, "'': .*a dict"),
     ):
-        with pytest.raises(error, match=message):
+        with refused(opt, error, match=message):
             opt.params = bad
-    assert snapshot(opt) == before
 
 
 leaf = st.sampled_from([None, 0.5, np.float32(2.0), np.ones(3), np.ones((2, 0), np.float32)])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, Optimizer
-from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.bits import as_bytes, refused
 
 jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")
 jnp = jax.numpy
@@ -164,14 +164,14 @@ def test_64_bits_are_refused_where_jax_would_compute_in_32() -> None:
         opt = Adam({"w": p})
         forced = Adam({"w": p}, engine="eager")
         opt.step({"w": p})
-    for refused in (
+    for call in (
         lambda: Adam({"w": p}),
         lambda: opt.step({"w": p}),
         lambda: forced.step({"w": p}),
         lambda: setattr(opt, "params", {"w": p}),
     ):
         with pytest.raises(TypeError, match=r"'w': the parameter is float64.*enable_x64"):
-            refused()
+            call()
     state = opt.state_dict()
     assert str(state["state"]["w"]["m"].dtype) == "float64"
     state["state"]["w"]["m"] = np.full(3, 1 / 3)
@@ -203,10 +203,9 @@ def test_loaded_moments_do_not_share_the_hosts_memory() -> None:
 def test_a_rule_that_does_not_compile_for_some_leaves_changes_none() -> None:
     params = {"a": jnp.ones(3), "z": jnp.ones(3, jnp.complex64), "n": np.ones(3)}
     opt = Optimizer(params, Plain(kind="refuse complex"))
-    before = snapshot(opt)
-    with pytest.raises(ArithmeticError, match="no complex"):
+    with refused(opt, ArithmeticError, match="no complex"):
         opt.step(params)
-    assert snapshot(opt) == before and alive(opt)
+    assert alive(opt)
     opt.step({"a": jnp.ones(3), "z": None, "n": None})
     assert opt.steps == {"a": 1, "z": 0, "n": 0}
 
@@ -222,11 +221,10 @@ def test_what_fails_elsewhere_fails_before_a_moment_is_donated() -> None:
     params = {"d": da.ones(3), "j": jnp.ones(3)}
     opt = Adam(params)
     opt.step(params)
-    before = snapshot(opt)
     bad = {"d": da.ones(3).map_blocks(fail, meta=np.ones(0)), "j": jnp.ones(3)}
-    with pytest.raises(ArithmeticError, match="a bad gradient"):
+    with refused(opt, ArithmeticError, match="a bad gradient"):
         opt.step(bad)
-    assert snapshot(opt) == before and alive(opt)
+    assert alive(opt)
     opt.step(params)
 
 
@@ -242,9 +240,9 @@ def test_moments_lost_in_a_failing_run_are_said_to_be_lost() -> None:
     finally:
         FAIL.clear()
     assert np.asarray(opt.params["w"]).tolist() == pytest.approx([0.9] * 3)
-    for refused in (lambda: opt.step(g), opt.state_dict):
+    for call in (lambda: opt.step(g), opt.state_dict):
         with pytest.raises(RuntimeError, match="load_state_dict"):
-            refused()
+            call()
     opt.load_state_dict(state)
     assert np.asarray(opt.step(g)["w"]).tolist() == pytest.approx([0.7] * 3)
 
@@ -253,10 +251,8 @@ def test_arrays_that_another_function_has_consumed_are_named() -> None:
     gone = jnp.ones(3)
     gone.delete()
     opt = Adam({"w": jnp.ones(3)})
-    before = snapshot(opt)
-    with pytest.raises(ValueError, match=r"'w': the gradient has been donated"):
+    with refused(opt, ValueError, match=r"'w': the gradient has been donated"):
         opt.step({"w": gone})
-    assert snapshot(opt) == before
     opt.params["w"].delete()
     with pytest.raises(ValueError, match=r"'w': the parameter has been donated"):
         opt.step({"w": jnp.ones(3)})

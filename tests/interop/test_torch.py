@@ -14,7 +14,7 @@ import pytest
 
 from adam_any import Adam, AdamW, Optimizer
 from adam_any.interop import from_torch, to_torch
-from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.bits import as_bytes, refused, snapshot
 from tests.helpers.libraries import EPS, LIBRARIES, Lib, ready, require
 from tests.helpers.rules import Sgd
 
@@ -211,10 +211,8 @@ def test_parameters_without_names_are_matched_by_position() -> None:
         assert as_bytes(state[str(i)]["v"]) == as_bytes(there.state["state"][i]["exp_avg_sq"])
     # The keys of a dict are sorted, and torch's parameters are not: their shapes show it here.
     by_name = Adam(values("float64", 0))
-    before = snapshot(by_name)
-    with pytest.raises(ValueError, match=r"'a': exp_avg has shape \(3, 4\).*pass names"):
+    with refused(by_name, ValueError, match=r"'a': exp_avg has shape \(3, 4\).*pass names"):
         from_torch(by_name, there.state)
-    assert snapshot(by_name) == before
     from_torch(by_name, there.state, names=list(there.params))
 
 
@@ -265,13 +263,11 @@ def test_groups_with_equal_hyperparameters_are_taken_as_one() -> None:
     state = opt.state_dict()["state"]
     for name, p in params.items():
         assert as_bytes(state[name]["m"]) == as_bytes(optimizer.state[p]["exp_avg"])
-    before = snapshot(opt)
     for name, value in {"lr": 0.5, "betas": (0.9, 0.9), "maximize": True}.items():
         other = optimizer.state_dict()
         other["param_groups"][1][name] = value
-        with pytest.raises(ValueError, match=f"{name} is .* use several optimizers"):
+        with refused(opt, ValueError, match=f"{name} is .* use several optimizers"):
             from_torch(opt, other)
-    assert snapshot(opt) == before
 
 
 def test_moments_of_half_precision_are_widened() -> None:
@@ -333,11 +329,9 @@ def wrong(there: Renamed) -> dict[str, tuple[Any, str]]:
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(name: str) -> None:
     opt = Adam(values("float64", 0))
     opt.step(values("float64", 1))
-    before, options = snapshot(opt), repr(opt)
     state, message = wrong(Renamed())[name]
-    with pytest.raises(ValueError, match=message):
+    with refused(opt, ValueError, match=message):
         from_torch(opt, state)
-    assert snapshot(opt) == before and repr(opt) == options
 
 
 def test_states_of_older_versions_do_not_say_whether_decay_is_decoupled() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, functional
-from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.bits import as_bytes, refused
 
 dask = pytest.importorskip("dask", reason="dask is not installed: pip install 'dask[array]'")
 da = pytest.importorskip("dask.array", reason="dask is not installed: pip install 'dask[array]'")
@@ -111,11 +111,9 @@ def test_a_gradient_that_fails_leaves_everything_as_it_was() -> None:
     params = {"a": da.ones(4, chunks=2), "b": da.ones(4, chunks=2), "n": np.ones(4), "f": 1.0}
     opt = Adam(params)
     opt.step(params)
-    before = snapshot(opt)
     bad = {**params, "b": da.ones(4, chunks=2).map_blocks(fail, meta=np.ones(0))}
-    with pytest.raises(ArithmeticError, match="a bad gradient"):
+    with refused(opt, ArithmeticError, match="a bad gradient"):
         opt.step(bad)
-    assert snapshot(opt) == before
     opt.step(params)
     assert set(opt.steps.values()) == {2}
 
@@ -139,9 +137,9 @@ def test_unknown_sizes_are_refused() -> None:
     known = da.ones(4, chunks=2)
     unknown = known[known > 0]
     opt = Adam({"w": known})
-    for refused in (lambda: Adam({"w": unknown}), lambda: opt.step({"w": unknown})):
+    for call in (lambda: Adam({"w": unknown}), lambda: opt.step({"w": unknown})):
         with pytest.raises(ValueError, match=r"'w': the .* part is not known.*compute_chunk_sizes"):
-            refused()
+            call()
     assert opt.steps == {"w": 0}
     opt.step({"w": unknown.compute_chunk_sizes()})
 

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from adam_any import Adam, AdamW, Optimizer
-from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.bits import as_bytes, refused, snapshot
 from tests.helpers.files import seal
 from tests.helpers.libraries import Lib
 from tests.helpers.optimizers import example, schedule
@@ -445,17 +445,14 @@ def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(name: str, tmp_
     opt.save(tmp_path / "f")
     rewritten(tmp_path / "f", lambda document, tensors: None)
     opt.load(tmp_path / "f")  # what is sealed here can be loaded
-    before, options = snapshot(opt), repr(opt)
     rewritten(tmp_path / "f", change)
-    with pytest.raises(ValueError, match=message):
+    with refused(opt, ValueError, match=message):
         opt.load(tmp_path / "f")
-    assert snapshot(opt) == before and repr(opt) == options
 
 
 def test_the_checksum_covers_every_byte_of_every_moment(tmp_path: Path) -> None:
     opt = stepped()
     opt.save(tmp_path / "f")
-    before = snapshot(opt)
     whole = (tmp_path / "f").read_bytes()
     begin = 8 + int.from_bytes(whole[:8], "little")
     assert len(whole) - begin == 2 * (6 * 8 + 4)
@@ -463,9 +460,8 @@ def test_the_checksum_covers_every_byte_of_every_moment(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[at] ^= 1
         (tmp_path / "f").write_bytes(damaged)
-        with pytest.raises(ValueError, match="checksum"):
+        with refused(opt, ValueError, match="checksum"):
             opt.load(tmp_path / "f")
-    assert snapshot(opt) == before
 
 
 def test_files_of_others_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW
-from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.bits import as_bytes, refused, snapshot
 from tests.helpers.libraries import LIBRARIES, Lib, on
 from tests.helpers.optimizers import COPIES, example, schedule
 
@@ -203,11 +203,9 @@ def damaged(opt: Adam) -> dict[str, tuple[Any, str]]:
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(name: str) -> None:
     opt = Adam({"a": np.ones(2), "b": np.float32(1)}, lr=0.1)
     opt.step({"a": np.ones(2), "b": np.float32(1)})
-    before, lr = snapshot(opt), repr(opt)
     bad, message = damaged(opt)[name]
-    with pytest.raises(ValueError, match=message):
+    with refused(opt, ValueError, match=message):
         opt.load_state_dict(bad)
-    assert snapshot(opt) == before and repr(opt) == lr
 
 
 def test_torch_parameters_stay_parameters_in_a_copy(torch_: Any) -> None:
