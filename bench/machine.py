@@ -21,8 +21,7 @@ PACKAGES = (
 def available() -> int:
     """The number of processors that this process may use: by affinity, and by cgroup quota."""
     # Here, since it imports Numba.
-    from adam_any.engines.cpu.workers import quota
-    from adam_any.engines.cpu.workers import processors
+    from adam_any.engines.cpu.workers import processors, quota
 
     return min(processors(), quota())
 

@@ -97,6 +97,9 @@ def interrupt(patch: pytest.MonkeyPatch, plan: Any, error: type[BaseException], 
     patch.setattr(plan, "step", failing)
 
 
+@pytest.mark.promise(
+    "After an interruption amid writes in place, no step is taken until a state is loaded."
+)
 @pytest.mark.parametrize(
     ("when", "error", "how"),
     [("before", KeyboardInterrupt, "load"), ("after", MemoryError, "load_state_dict")],
@@ -124,6 +127,7 @@ def test_an_interruption_tears_only_where_something_is_written_in_place(
         assert snapshot(opt) == snapshot(twin)
 
 
+@pytest.mark.promise("What fails before the first write changes nothing.")
 @pytest.mark.parametrize("error", INTERRUPTIONS)
 @pytest.mark.parametrize("what", ["gather", "step"])
 def test_what_fails_before_the_first_write_changes_nothing(
@@ -340,6 +344,7 @@ trees = st.recursive(
 )
 
 
+@pytest.mark.promise("One bad gradient, anywhere in a tree, is named and changes nothing.")
 @given(trees, st.data())
 def test_one_bad_leaf_is_named_and_changes_nothing(tree: Any, data: st.DataObject) -> None:
     def filled(first: float, last: float) -> Any:

@@ -21,6 +21,9 @@ from tests.helpers import ROOT
 from tests.helpers.devices import DEVICES, laid_out, python, succeed
 
 
+@pytest.mark.promise(
+    "Sharded JAX arrays keep their layout, and get the numbers of one device.", engines=["xla"]
+)
 @pytest.mark.parametrize("axes", ["Auto", "Explicit"])
 @pytest.mark.parametrize("body", ["class_", "resharded", "pure"])
 def test_on_eight_devices(body: str, axes: str) -> None:

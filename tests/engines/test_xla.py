@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, Optimizer
-from tests.helpers import oracle
-from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.bits import as_bytes, refused
 
 jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")
 jnp = jax.numpy
@@ -58,9 +56,10 @@ def moments(opt: Optimizer) -> list[Any]:
 
 
 def alive(opt: Optimizer) -> bool:
-    return not any(moment.is_deleted() for moment in moments(opt))
+    return not any(moment.is_deleted() for moment in moments(opt) if hasattr(moment, "is_deleted"))
 
 
+@pytest.mark.promise("JAX compiles once, whatever the step and the learning rate.")
 def test_one_trace_serves_every_step_learning_rate_and_projection() -> None:
     class Counted(Plain):
         """A class of its own, so that nothing is compiled for it yet."""
@@ -79,6 +78,7 @@ def test_one_trace_serves_every_step_learning_rate_and_projection() -> None:
     assert Counted.traces == 2
 
 
+@pytest.mark.promise("JAX's moments are donated, and nothing of yours.")
 def test_moments_are_donated_and_nothing_of_the_users() -> None:
     params = {"w": jnp.ones(3), "z": jnp.ones(2, jnp.complex64), "h": jnp.ones(2, jnp.bfloat16)}
     grads = {name: 2 * x for name, x in params.items()}
@@ -155,32 +155,6 @@ def test_a_step_stays_within_4_eps_of_numpy(
                     assert np.all(abs(got - want) <= 4 * eps * size)
 
 
-def test_complex_arrays_are_pairs_of_reals() -> None:
-    z = np.array([1 + 2j, -3 + 0.5j], "complex64")
-    opt = Adam(jnp.asarray(z), lr=0.1)
-    for _ in range(10):
-        out = np.asarray(opt.step(jnp.asarray(z)))
-    for got, part in ((out.real, z.real), (out.imag, z.imag)):
-        want = oracle.run(part, [part] * 10, lr=0.1)[-1].p
-        assert np.all(abs(got - want) <= 10 * 4 * np.finfo("float32").eps * np.max(abs(z)))
-    assert opt.state_dict()["state"][""]["v"].shape == (2, 2)
-
-
-def test_a_tracer_is_refused_and_functional_named() -> None:
-    def construct(x: Any) -> Any:
-        Adam({"w": x})
-
-    opt = Adam({"w": jnp.ones(3)})
-
-    def step(x: Any) -> Any:
-        opt.step({"w": x})
-
-    for function, what in ((construct, "parameter"), (step, "gradient")):
-        with pytest.raises(TypeError, match=f"'w': the {what} is a JAX tracer.*functional"):
-            jax.jit(function)(jnp.ones(3))
-    assert opt.steps == {"w": 0}
-
-
 # 64 bits -----------------------------------------------------------------------------------------
 
 
@@ -190,14 +164,14 @@ def test_64_bits_are_refused_where_jax_would_compute_in_32() -> None:
         opt = Adam({"w": p})
         forced = Adam({"w": p}, engine="eager")
         opt.step({"w": p})
-    for refused in (
+    for call in (
         lambda: Adam({"w": p}),
         lambda: opt.step({"w": p}),
         lambda: forced.step({"w": p}),
         lambda: setattr(opt, "params", {"w": p}),
     ):
         with pytest.raises(TypeError, match=r"'w': the parameter is float64.*enable_x64"):
-            refused()
+            call()
     state = opt.state_dict()
     assert str(state["state"]["w"]["m"].dtype) == "float64"
     state["state"]["w"]["m"] = np.full(3, 1 / 3)
@@ -208,18 +182,6 @@ def test_64_bits_are_refused_where_jax_would_compute_in_32() -> None:
 
 
 # State -------------------------------------------------------------------------------------------
-
-
-def test_a_state_dict_outlives_the_step_that_donates() -> None:
-    opt = Adam(jnp.ones(3), lr=0.1)
-    opt.step(jnp.ones(3))
-    state = opt.state_dict()
-    want = as_bytes(state["state"][""]["m"])
-    opt.step(jnp.ones(3))
-    assert as_bytes(state["state"][""]["m"]) == want
-    opt.load_state_dict(state)
-    opt.step(jnp.ones(3))
-    assert as_bytes(state["state"][""]["m"]) == want
 
 
 def test_loaded_moments_do_not_share_the_hosts_memory() -> None:
@@ -234,35 +196,18 @@ def test_loaded_moments_do_not_share_the_hosts_memory() -> None:
     assert np.all(host == 7)
 
 
-@pytest.mark.parametrize(
-    "again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
-)
-def test_copies_step_alone(again: Any) -> None:
-    opt = Adam({"w": jnp.ones(3)}, lr=0.1)
-    g = {"w": jnp.ones(3)}
-    opt.step(g)
-    other = again(opt)
-    assert as_bytes(other.step(g)["w"]) == as_bytes(opt.step(g)["w"])
-    opt.step(g)
-    assert as_bytes(other.step(g)["w"]) == as_bytes(opt.params["w"])
-
-
 # What fails --------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("A rule that XLA cannot compile changes nothing.")
 def test_a_rule_that_does_not_compile_for_some_leaves_changes_none() -> None:
     params = {"a": jnp.ones(3), "z": jnp.ones(3, jnp.complex64), "n": np.ones(3)}
     opt = Optimizer(params, Plain(kind="refuse complex"))
-    before = snapshot(opt)
-    with pytest.raises(ArithmeticError, match="no complex"):
+    with refused(opt, ArithmeticError, match="no complex"):
         opt.step(params)
-    assert snapshot(opt) == before and alive_jax(opt)
+    assert alive(opt)
     opt.step({"a": jnp.ones(3), "z": None, "n": None})
     assert opt.steps == {"a": 1, "z": 0, "n": 0}
-
-
-def alive_jax(opt: Optimizer) -> bool:
-    return not any(moment.is_deleted() for moment in moments(opt) if hasattr(moment, "is_deleted"))
 
 
 def test_what_fails_elsewhere_fails_before_a_moment_is_donated() -> None:
@@ -276,11 +221,10 @@ def test_what_fails_elsewhere_fails_before_a_moment_is_donated() -> None:
     params = {"d": da.ones(3), "j": jnp.ones(3)}
     opt = Adam(params)
     opt.step(params)
-    before = snapshot(opt)
     bad = {"d": da.ones(3).map_blocks(fail, meta=np.ones(0)), "j": jnp.ones(3)}
-    with pytest.raises(ArithmeticError, match="a bad gradient"):
+    with refused(opt, ArithmeticError, match="a bad gradient"):
         opt.step(bad)
-    assert snapshot(opt) == before and alive_jax(opt)
+    assert alive(opt)
     opt.step(params)
 
 
@@ -296,9 +240,9 @@ def test_moments_lost_in_a_failing_run_are_said_to_be_lost() -> None:
     finally:
         FAIL.clear()
     assert np.asarray(opt.params["w"]).tolist() == pytest.approx([0.9] * 3)
-    for refused in (lambda: opt.step(g), opt.state_dict):
+    for call in (lambda: opt.step(g), opt.state_dict):
         with pytest.raises(RuntimeError, match="load_state_dict"):
-            refused()
+            call()
     opt.load_state_dict(state)
     assert np.asarray(opt.step(g)["w"]).tolist() == pytest.approx([0.7] * 3)
 
@@ -307,10 +251,8 @@ def test_arrays_that_another_function_has_consumed_are_named() -> None:
     gone = jnp.ones(3)
     gone.delete()
     opt = Adam({"w": jnp.ones(3)})
-    before = snapshot(opt)
-    with pytest.raises(ValueError, match=r"'w': the gradient has been donated"):
+    with refused(opt, ValueError, match=r"'w': the gradient has been donated"):
         opt.step({"w": gone})
-    assert snapshot(opt) == before
     opt.params["w"].delete()
     with pytest.raises(ValueError, match=r"'w': the parameter has been donated"):
         opt.step({"w": jnp.ones(3)})

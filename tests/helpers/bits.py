@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import optree
+import pytest
 
 from adam_any import Optimizer
 from adam_any.detect import load as row
@@ -48,3 +51,12 @@ def as_bytes(x: Any) -> bytes:
     elif type(x).__module__.startswith("array_api_strict"):
         x = np.from_dlpack(x)
     return np.asarray(x).tobytes()
+
+
+@contextlib.contextmanager
+def refused(opt: Optimizer, error: type[BaseException], match: str | None = None) -> Iterator[None]:
+    """An error is raised, and nothing of the optimizer has changed."""
+    before = snapshot(opt), repr(opt)
+    with pytest.raises(error, match=match):
+        yield
+    assert (snapshot(opt), repr(opt)) == before

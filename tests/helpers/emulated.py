@@ -14,6 +14,7 @@ import copyreg
 import ctypes
 import hashlib
 import importlib.util
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -30,6 +31,8 @@ import pytest
 from adam_any import detect
 from adam_any.engines.cuda import device
 from adam_any.engines.cuda.codegen import NAME, THREADS
+
+from . import ROOT
 
 SHIM = Path(__file__).with_name("cuda_shim.h")
 
@@ -54,19 +57,24 @@ def missing() -> str | None:
     return None
 
 
-@cache
-def directory() -> Path:
-    """Where compiled kernels lie while the tests run."""
-    return Path(tempfile.mkdtemp(prefix="adam-any-emulated-"))
+#: Where compiled kernels are kept: for the next run, and for other workers of this one.
+KEPT = ROOT / ".pytest_cache" / "emulated"
 
 
 @cache
 def kernel(text: str, *flags: str) -> Any:
     """The function of a kernel's text: run(blocks, address of the argument)."""
-    name = hashlib.sha256(repr((text, flags)).encode()).hexdigest()[:24]
-    source, made = directory() / f"{name}.cpp", directory() / f"{name}.so"
-    source.write_text(f'#include "{SHIM}"\n{text}\n{LOOPS}')
-    subprocess.run(["g++", *FLAGS, *flags, str(source), "-o", str(made)], check=True)
+    whole = f"{SHIM.read_text()}\n{text}\n{LOOPS}"
+    command = ["g++", *FLAGS, *flags]
+    name = hashlib.sha256(repr((whole, command, platform.uname())).encode()).hexdigest()[:24]
+    made = KEPT / f"{name}.so"
+    if not made.exists():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=KEPT) as folder:
+            source, new = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
+            source.write_text(whole)
+            subprocess.run([*command, str(source), "-o", str(new)], check=True)
+            new.rename(made)
     function = ctypes.CDLL(str(made)).run
     function.argtypes = [ctypes.c_uint, ctypes.c_void_p]
     function.restype = None
@@ -192,8 +200,8 @@ def _library() -> Any:
 
 
 @contextlib.contextmanager
-def emulated() -> Iterator[type[Device]]:
-    """CuPy arrays go to the CUDA engine, and that to the CPU, while it lasts."""
+def emulated(library: str = "cupy") -> Iterator[type[Device]]:
+    """Arrays of CuPy or torch go to the CUDA engine, and that to the CPU, while it lasts."""
     from adam_any.libraries import cupy as module
 
     with pytest.MonkeyPatch.context() as patch:
@@ -204,6 +212,10 @@ def emulated() -> Iterator[type[Device]]:
         patch.setattr(Device, "launches", 0)
         patch.setattr(Device, "uploads", 0)
         patch.setitem(copyreg.dispatch_table, import_module("cupy").ndarray, _pickled)
+        if library == "torch":  # whose tensors are on the CPU, and say so
+            torch = detect.load("torch")
+            patch.setattr(type(torch), "engine", lambda self, device: "cuda")
+            patch.setattr(device, "number", lambda leaf: 0)
         detect.load.cache_clear()
         try:
             yield Device

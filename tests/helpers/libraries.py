@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -15,7 +15,6 @@ import pytest
 
 from adam_any.dtypes import name_of as dtype_name
 from adam_any.engines.cpu import compiler as compiled
-from adam_any.engines.cuda import compiler as nvrtc
 
 from . import emulated
 
@@ -64,11 +63,12 @@ class Lib:
 
     def array(self, values: Any, dtype: str = "float64") -> Any:
         """An array of this library that owns its memory."""
+        if self.name == "torch":
+            device = self.device.replace("emulated", "cpu")
+            kind = getattr(self.module, dtype)
+            return self.module.tensor(np.array(values), dtype=kind, device=device)
         if self.device == "emulated":
             return emulated.array(np.array(values, dtype))
-        if self.name == "torch":
-            host = np.array(values)
-            return self.module.tensor(host, dtype=getattr(self.module, dtype), device=self.device)
         if self.name == "dask":
             host = np.array(values, dtype=dtype)
             return self.module.from_array(host, chunks=tuple(max(1, n // 2) for n in host.shape))
@@ -91,6 +91,28 @@ class Lib:
             x = np.from_dlpack(x)
         x = np.asarray(x)
         return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
+
+    def view(self, host: Any) -> Any:
+        """An array of the numbers of a NumPy array, in its order; on the host, in its memory."""
+        if self.name == "torch":
+            if not host.flags.writeable or min(host.strides, default=0) < 0:
+                host = host.copy(order="K")
+            half = host.dtype.name == "bfloat16"
+            x = self.module.from_numpy(host.view(np.uint16) if half else host)
+            x = x.view(self.module.bfloat16) if half else x
+            return x.cuda() if self.device == "cuda" else x
+        if self.name == "cupy":
+            return emulated.array(host) if self.device == "emulated" else self.module.asarray(host)
+        return host
+
+    def bits(self, x: Any) -> Any:
+        """Its numbers in NumPy, to the bit; bfloat16 as float32."""
+        if self.name == "torch":
+            x = x.detach().cpu()
+            return (x.float() if x.dtype == self.module.bfloat16 else x).numpy()
+        if self.name == "cupy":
+            x = emulated.numpy(x) if self.device == "emulated" else x.get()
+        return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
 
     def check(self, x: Any, dtype: str, shape: tuple[int, ...]) -> None:
         """Library, dtype, device and shape; before any values."""
@@ -158,8 +180,8 @@ INSTALL = {
 
 def missing(lib: Lib) -> str | None:
     """Why a library cannot be tested here, and what would help; None if it can."""
-    if lib.device == "emulated":
-        return emulated.missing()
+    if lib.device == "emulated" and (reason := emulated.missing()) is not None:
+        return f"{reason}: pip install -e '.[cuda13]', and g++; it needs no GPU"
     if importlib.util.find_spec(lib.name) is None:
         return f"{lib.name} is not installed: {INSTALL.get(lib.name, 'pip install ' + lib.name)}"
     if lib.name == "array_api_strict" and np.lib.NumpyVersion(np.__version__) < "2.1.0":
@@ -173,17 +195,8 @@ def missing(lib: Lib) -> str | None:
     return None
 
 
-#: What proves the CUDA engine without a GPU, and why it is lacking: a compiler, and a way to run.
-TOOLS = {"nvrtc": nvrtc.missing, "emulated": emulated.missing}
-
-
-def tool(config: pytest.Config, name: str) -> None:
-    """Skip the test, or fail it where the tool is required, unless it is there."""
-    reason = TOOLS[name]()
-    if reason is not None:
-        if name in config.getoption("--require-library"):
-            pytest.fail(f"required: {reason}", pytrace=False)
-        pytest.skip(f"{reason}; it needs pip install -e '.[cuda13]', and g++, but no GPU")
+#: What may be required besides: the compiler of CUDA, and what runs its text on the CPU.
+TOOLS = ("nvrtc", "emulated")
 
 
 def require(config: pytest.Config, lib: Lib) -> None:
@@ -205,6 +218,11 @@ def params(libraries: tuple[Lib, ...] = LIBRARIES) -> list[Any]:
     ]
 
 
+def on(libraries: Iterable[Lib]) -> Any:
+    """Run a test on these libraries, instead of on all."""
+    return pytest.mark.parametrize("lib", params(tuple(libraries)), indirect=True)
+
+
 def named(name: str) -> Lib:
     """The library that is shown as `name`."""
     return next(lib for lib in LIBRARIES if str(lib) == name)
@@ -217,7 +235,7 @@ def ready(lib: Lib) -> Iterator[Lib]:
         if lib.name == "jax":
             stack.enter_context(lib.module.enable_x64(True))
         if lib.device == "emulated":
-            stack.enter_context(emulated.emulated())
+            stack.enter_context(emulated.emulated(lib.name))
         if lib.tiles:
             stack.enter_context(mock.patch.object(compiled, "missing", lambda: "not here"))
         yield lib

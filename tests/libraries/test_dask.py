@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, functional
-from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.bits import as_bytes, refused
 
 dask = pytest.importorskip("dask", reason="dask is not installed: pip install 'dask[array]'")
 da = pytest.importorskip("dask.array", reason="dask is not installed: pip install 'dask[array]'")
@@ -29,6 +29,9 @@ def fail(block: Any) -> Any:
     raise ArithmeticError("a bad gradient")
 
 
+@pytest.mark.promise(
+    "Dask's arrays get the bits of NumPy's.", defect="D19", seen=["bitsandbytes#2010"]
+)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize(
     "options", [{}, {"weight_decay": 0.1, "amsgrad": True, "maximize": True, "betas": (0.4, 0.9)}]
@@ -56,6 +59,7 @@ def test_bits_are_those_of_numpy(dtype: str, options: dict[str, Any]) -> None:
             assert as_bytes(mine) == as_bytes(theirs)
 
 
+@pytest.mark.promise("A Dask graph does not grow with the steps.")
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_the_graph_is_as_large_after_100_steps_as_after_1(dtype: str) -> None:
     opt = Adam({"w": lazy(np.ones((6, 6), dtype)), "b": lazy(np.ones(4, dtype))}, lr=0.1)
@@ -87,6 +91,7 @@ def test_moments_loaded_in_other_chunks_take_the_parameters() -> None:
     assert {m.chunks for m in b._contents.leaves[0].moments} == {out.chunks}
 
 
+@pytest.mark.promise("A step of Dask computes once, and each gradient once.")
 def test_a_step_computes_once_and_each_gradient_once(monkeypatch: pytest.MonkeyPatch) -> None:
     persisted, computed = [], []
     persist = dask.persist
@@ -101,15 +106,14 @@ def test_a_step_computes_once_and_each_gradient_once(monkeypatch: pytest.MonkeyP
     assert len(persisted) == 1 and len(computed) == 4
 
 
+@pytest.mark.promise("A gradient that Dask cannot compute changes nothing.")
 def test_a_gradient_that_fails_leaves_everything_as_it_was() -> None:
     params = {"a": da.ones(4, chunks=2), "b": da.ones(4, chunks=2), "n": np.ones(4), "f": 1.0}
     opt = Adam(params)
     opt.step(params)
-    before = snapshot(opt)
     bad = {**params, "b": da.ones(4, chunks=2).map_blocks(fail, meta=np.ones(0))}
-    with pytest.raises(ArithmeticError, match="a bad gradient"):
+    with refused(opt, ArithmeticError, match="a bad gradient"):
         opt.step(bad)
-    assert snapshot(opt) == before
     opt.step(params)
     assert set(opt.steps.values()) == {2}
 
@@ -133,9 +137,9 @@ def test_unknown_sizes_are_refused() -> None:
     known = da.ones(4, chunks=2)
     unknown = known[known > 0]
     opt = Adam({"w": known})
-    for refused in (lambda: Adam({"w": unknown}), lambda: opt.step({"w": unknown})):
+    for call in (lambda: Adam({"w": unknown}), lambda: opt.step({"w": unknown})):
         with pytest.raises(ValueError, match=r"'w': the .* part is not known.*compute_chunk_sizes"):
-            refused()
+            call()
     assert opt.steps == {"w": 0}
     opt.step({"w": unknown.compute_chunk_sizes()})
 
@@ -143,29 +147,6 @@ def test_unknown_sizes_are_refused() -> None:
 def test_foreign_byte_order_is_refused() -> None:
     with pytest.raises(TypeError, match="native byte order"):
         Adam({"w": da.ones(3, dtype=">f4")})
-
-
-def test_state_goes_to_numpy_and_back() -> None:
-    start = np.linspace(-1, 1, 12, dtype="float32").reshape(3, 4)
-    a, b = Adam(lazy(start), lr=0.1), Adam(start.copy(), lr=0.1, engine="eager")
-    a.step(lazy(start))
-    b.step(start)
-    a2, b2 = Adam(a.params, lr=0.1), Adam(b.params, lr=0.1, engine="eager")
-    a2.load_state_dict(b.state_dict())
-    b2.load_state_dict(a.state_dict())
-    assert as_bytes(a2.step(lazy(start))) == as_bytes(b2.step(start))
-    host = b.state_dict()
-    a2.load_state_dict(host)
-    host["state"][""]["m"][:] = 7
-    assert not np.any(a2.state_dict()["state"][""]["m"].compute() == 7)
-
-
-def test_assigning_to_a_copied_moment_changes_no_other() -> None:
-    opt = Adam(da.ones(4, chunks=2))
-    opt.step(da.ones(4, chunks=2))
-    state = opt.state_dict()
-    state["state"][""]["m"][0] = 7.0
-    assert opt.state_dict()["state"][""]["m"].compute().tolist() == pytest.approx([0.1] * 4)
 
 
 def test_a_pure_step_computes_nothing_until_asked() -> None:

@@ -12,19 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adam_any import Optimizer, rules
+from adam_any import Adam, AdamW, Optimizer, rules
 from adam_any.rule import rounded
 from adam_any.rules._averages import ema, ema_weight
 from tests.helpers.libraries import EPS, Lib
 
 
+@pytest.mark.promise("Coefficients are exact to 1e-15 up to `t` = 2^40.", defect="D22")
 @given(
     st.integers(1, 2**40),
     st.sampled_from([0.0, 0.001, 0.5, 0.9, 0.999, 1 - 1e-9, 1 - 2.0**-53]),
     st.sampled_from([0.0, 0.5, 0.99, 0.999, 1 - 1e-9]),
 )
 def test_coefficients_are_exact_to_1e_15(t: int, beta1: float, beta2: float) -> None:
-    """D22 (warp, DeepSpeed, Keras: bias corrections in float32, or by repeated multiplication)."""
+    """Others correct in float32, or by repeated multiplication."""
     got = rules.Adam(0.3, (beta1, beta2), weight_decay=0.01).coefficients(t)
     with mpmath.workdps(60):
         b1, b2 = mpmath.mpf(beta1), mpmath.mpf(beta2)
@@ -165,3 +166,44 @@ def test_rules_are_frozen_and_comparable() -> None:
     assert rules.Adam(lr=1) == rules.Adam(lr=1.0)
     with pytest.raises(AttributeError):
         rules.Adam().lr = 0.1  # type: ignore[misc]
+
+
+BAD: dict[str, list[Any]] = {
+    "lr": [-1e-3, math.nan, math.inf, True, "0.1", np.array(0.1), np.ones(2), None, 1j],
+    "eps": [-1e-8, math.nan, math.inf, False, np.ones(1)],
+    "weight_decay": [-0.1, math.inf, True, np.zeros(1)],
+    "betas": [
+        *((1.0, 0.999), (0.9, 1.0), (-0.1, 0.999), (0.9, math.nan), (0.9, True)),
+        *((0.9,), (0.9, 0.99, 0.999), 0.9, np.array([0.9, 0.999])),
+    ],
+    "amsgrad": [1],
+    "maximize": [None],
+}
+
+
+@pytest.mark.promise(
+    "A hyperparameter that cannot work is refused.",
+    defect="D25",
+    seen=["mlx#4310", "mlx#4361", "tinygrad#15725"],
+)
+@pytest.mark.promise(
+    "A learning rate that cannot work is refused when it is set later, too.", defect="D25"
+)
+@pytest.mark.parametrize(
+    ("name", "bad"), [(name, bad) for name, values in BAD.items() for bad in values], ids=repr
+)
+def test_hyperparameters_that_cannot_work_are_refused(name: str, bad: Any) -> None:
+    for kind in (Adam, AdamW):
+        with pytest.raises(ValueError, match=f"^{name} is .*must be"):
+            kind(np.ones(2), **{name: bad})
+    if name == "lr":
+        opt = Adam(np.ones(2))
+        with pytest.raises(ValueError, match=r"^lr is .*must be"):
+            opt.lr = bad
+        assert opt.lr == 1e-3
+
+
+def test_weight_decay_is_off_in_adam_and_decoupled_in_adamw() -> None:
+    adam, adamw = (kind(np.ones(2)).state_dict() for kind in (Adam, AdamW))
+    assert [d["hyperparameters"]["weight_decay"] for d in (adam, adamw)] == [0.0, 0.01]
+    assert [d["options"]["decoupled"] for d in (adam, adamw)] == [False, True]

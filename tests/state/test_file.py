@@ -21,11 +21,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from adam_any import Adam, AdamW, Optimizer
-from tests.helpers.bits import as_bytes, snapshot
+from tests.helpers.bits import as_bytes, refused, snapshot
 from tests.helpers.files import seal
 from tests.helpers.libraries import Lib
 from tests.helpers.optimizers import example, schedule
 from tests.helpers.rules import Sgd
+from tests.helpers.systems import needs_posix_files
 
 
 def moments(opt: Optimizer) -> dict[str, Any]:
@@ -44,36 +45,76 @@ def stepped(**options: Any) -> Adam:
     return opt
 
 
-def test_a_loaded_optimizer_continues_with_the_same_bits(lib: Lib, tmp_path: Path) -> None:
+def by_dict(here: Optimizer, there: Optimizer, path: Path) -> None:
+    there.load_state_dict(here.state_dict())
+
+
+def by_file(here: Optimizer, there: Optimizer, path: Path) -> None:
+    here.save(path)
+    there.load(path)
+
+
+HANDED = pytest.mark.parametrize("hand", [by_dict, by_file])
+
+
+@pytest.mark.promise(
+    "A file and a state dict keep the dtypes and bits of moments.",
+    defect="D11",
+    seen=["torch#43706", "fairseq2#212"],
+)
+@HANDED
+def test_a_loaded_optimizer_continues_with_the_same_bits(
+    lib: Lib, hand: Any, tmp_path: Path
+) -> None:
     """Dtypes, shapes, bits, step counts and hyperparameters; half precision among them."""
     opt, grads = example(lib, betas=(0.8, 0.99), weight_decay=0.1)
     other, _ = example(lib, lr=0.7)
     other.params = copy.deepcopy(opt).params
-    opt.save(tmp_path / "state")
     before = snapshot(opt)
-    other.load(tmp_path / "state")
+    hand(opt, other, tmp_path / "state")
     assert repr(other) == repr(opt) and other.steps == opt.steps
     assert moments(other) == moments(opt)
     assert snapshot(opt) == before
-    mine, theirs = opt.step(grads), other.step(grads)
+    opt.step(grads), other.step(grads)
     assert snapshot(other) == snapshot(opt) != before
-    if not lib.in_place:
-        assert as_bytes(mine["0d"]) == as_bytes(theirs["0d"])
 
 
-def test_a_file_goes_across_libraries(lib: Lib, tmp_path: Path) -> None:
+@pytest.mark.promise(
+    "State goes from library to library, and from device to device, without losing a bit."
+)
+@HANDED
+def test_a_state_goes_across_libraries(lib: Lib, hand: Any, tmp_path: Path) -> None:
     numbers = np.linspace(-1, 1, 6).reshape(2, 3)
     for dtype in ("float32", "complex128"):
         here = Adam({"w": lib.array(numbers, dtype)}, lr=0.1, engine=lib.engine)
         here.step({"w": lib.array(numbers, dtype)})
-        here.save(tmp_path / "here")
         there = Adam({"w": numbers.astype(dtype)}, lr=0.7)
-        there.load(tmp_path / "here")
+        hand(here, there, tmp_path / "here")
         assert there.lr == 0.1 and moments(there) == moments(here)
-        there.save(tmp_path / "there")
         back = Adam({"w": lib.array(numbers, dtype)}, engine=lib.engine)
-        back.load(tmp_path / "there")
+        hand(there, back, tmp_path / "there")
         assert moments(back) == moments(here)
+
+
+@HANDED
+def test_a_schedule_is_saved_as_none_and_stays_as_constructed(hand: Any, tmp_path: Path) -> None:
+    opt, fixed = Adam(1.0, lr=schedule), Adam(1.0, lr=0.5)
+    assert opt.state_dict()["hyperparameters"]["lr"] is None
+    hand(opt, fixed, tmp_path / "f")
+    assert fixed.lr == 0.5
+    hand(fixed, opt, tmp_path / "f")
+    assert opt.lr is schedule
+
+
+@HANDED
+def test_a_state_that_is_read_only_can_be_stepped_on(hand: Any, tmp_path: Path) -> None:
+    opt = stepped()
+    state = opt.state_dict()
+    for entry in state["state"].values():
+        entry["m"].flags.writeable = entry["v"].flags.writeable = False
+    opt.load_state_dict(state)
+    hand(opt, opt, tmp_path / "f")
+    assert all(x.flags.writeable for leaf in opt._contents.leaves for x in leaf.moments)
 
 
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
@@ -87,18 +128,6 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "size 1": lambda x: x[:1, :1, :1],
     "permuted": lambda x: np.ascontiguousarray(x.transpose(1, 2, 0)).transpose(2, 0, 1),
 }
-
-
-def test_a_state_that_is_read_only_can_be_stepped_on(tmp_path: Path) -> None:
-    opt, other = stepped(), stepped()
-    state = opt.state_dict()
-    for entry in state["state"].values():
-        entry["m"].flags.writeable = entry["v"].flags.writeable = False
-    other.load_state_dict(state)
-    other.save(tmp_path / "f")
-    assert all(x.flags.writeable for leaf in other._contents.leaves for x in leaf.moments)
-    other.load(tmp_path / "f")
-    assert all(x.flags.writeable for leaf in other._contents.leaves for x in leaf.moments)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
@@ -169,17 +198,6 @@ def test_hyperparameters_survive_bit_for_bit(
     other.load(path)
     given_, found = (opt.state_dict()["hyperparameters"], other.state_dict()["hyperparameters"])
     assert json.dumps(found) == json.dumps(given_) and found == given_
-
-
-def test_a_schedule_is_not_saved_and_stays_as_constructed(tmp_path: Path) -> None:
-    Adam(1.0, lr=schedule).save(tmp_path / "f")
-    fixed = Adam(1.0, lr=0.5)
-    fixed.load(tmp_path / "f")
-    assert fixed.lr == 0.5
-    fixed.save(tmp_path / "f")
-    opt = Adam(1.0, lr=schedule)
-    opt.load(tmp_path / "f")
-    assert opt.lr is schedule
 
 
 @pytest.mark.parametrize("tree", [{}, None, {"a": None}, np.ones(0), {"ü/..": {"../b": 1.0}}])
@@ -259,6 +277,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
     assert (tmp_path / "f").read_bytes() != old
 
 
+@needs_posix_files
 def test_the_file_is_on_the_disk_before_it_has_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +300,7 @@ def test_the_file_is_on_the_disk_before_it_has_the_name(
     assert seen == [f"file of {size}", "replace", "folder"]
 
 
+@needs_posix_files
 def test_a_new_file_gets_the_usual_permissions_and_an_old_one_keeps_its_own(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     usual = (tmp_path / "usual").stat().st_mode
@@ -292,6 +312,7 @@ def test_a_new_file_gets_the_usual_permissions_and_an_old_one_keeps_its_own(tmp_
     assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o640
 
 
+@needs_posix_files
 def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "latest"
@@ -303,6 +324,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
         Adam({"a": np.ones((3, 2)), "b": np.float32(1)}).load(link)
 
 
+@needs_posix_files
 def test_a_path_is_a_str_or_a_path_here_or_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +336,7 @@ def test_a_path_is_a_str_or_a_path_here_or_elsewhere(
     assert len(os.listdir()) == 5
 
 
+@needs_posix_files
 def test_what_is_no_file_is_an_os_error(tmp_path: Path) -> None:
     opt = stepped()
     os.mkfifo(tmp_path / "fifo")
@@ -335,8 +358,10 @@ def test_what_is_no_file_is_an_os_error(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["f", "fifo"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything: run as another user")
+@needs_posix_files
 def test_a_file_that_may_not_be_read_is_a_permission_error(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything: run as another user")
     opt = stepped()
     opt.save(tmp_path / "f")
     (tmp_path / "f").chmod(0)
@@ -420,17 +445,14 @@ def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(name: str, tmp_
     opt.save(tmp_path / "f")
     rewritten(tmp_path / "f", lambda document, tensors: None)
     opt.load(tmp_path / "f")  # what is sealed here can be loaded
-    before, options = snapshot(opt), repr(opt)
     rewritten(tmp_path / "f", change)
-    with pytest.raises(ValueError, match=message):
+    with refused(opt, ValueError, match=message):
         opt.load(tmp_path / "f")
-    assert snapshot(opt) == before and repr(opt) == options
 
 
 def test_the_checksum_covers_every_byte_of_every_moment(tmp_path: Path) -> None:
     opt = stepped()
     opt.save(tmp_path / "f")
-    before = snapshot(opt)
     whole = (tmp_path / "f").read_bytes()
     begin = 8 + int.from_bytes(whole[:8], "little")
     assert len(whole) - begin == 2 * (6 * 8 + 4)
@@ -438,9 +460,8 @@ def test_the_checksum_covers_every_byte_of_every_moment(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[at] ^= 1
         (tmp_path / "f").write_bytes(damaged)
-        with pytest.raises(ValueError, match="checksum"):
+        with refused(opt, ValueError, match="checksum"):
             opt.load(tmp_path / "f")
-    assert snapshot(opt) == before
 
 
 def test_files_of_others_are_refused(tmp_path: Path) -> None:
@@ -459,6 +480,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         opt.load(tmp_path / "f")
 
 
+@pytest.mark.promise("Nothing is unpickled.")
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     import pickle
 
@@ -471,6 +493,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         stepped().load(tmp_path / "f")
 
 
+@pytest.mark.promise("A state on the host is saved without a copy of it.")
 def test_a_state_on_the_host_is_saved_without_a_copy_and_loaded_with_one(tmp_path: Path) -> None:
     leaves = {str(i): np.ones(250_000) for i in range(8)}  # 16 moments of 2 MB
     opt = Adam(leaves)

@@ -12,8 +12,7 @@ import pytest
 
 from adam_any.engines.cpu import compiler as compiled
 
-from ..helpers.libraries import require
-from ..helpers.libraries import Lib
+from ..helpers.libraries import Lib, require
 from . import memory
 from .attacks import ATTACKS
 from .recipes import JAX, NUMPY, PYTHON, TORCH, leaf

@@ -69,11 +69,13 @@ def expected() -> list[str]:
     return run(ALONE, NUMBER=1)
 
 
+@pytest.mark.promise("Any number of threads gives the same bits.")
 @pytest.mark.parametrize("number", [2, 3, 8])
 def test_any_number_of_threads_gives_the_same_bits(expected: list[str], number: int) -> None:
     assert run(ALONE, NUMBER=number) == expected
 
 
+@pytest.mark.promise("Several optimizers may step in several threads at once.")
 def test_several_threads_step_different_optimizers_at_once(expected: list[str]) -> None:
     found = run("""
 found = [None] * 4
@@ -87,6 +89,7 @@ print(*found)
     assert found == expected
 
 
+@pytest.mark.promise("Optimizers may step in forked children.")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_steps_after_its_parent_has(expected: list[str]) -> None:
     found = run("""

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adam_any import Adam
-from adam_any.engines.kernels.table import chunks, pieces, tasks
-from adam_any.memory import Extent, Written, order
-from adam_any.memory import same_order as alike
+from adam_any import Adam, rules
+from adam_any.engines.cpu import compiler as compiled
+from adam_any.engines.cpu import tiles
+from adam_any.engines.kernels.program import trace as program
+from adam_any.engines.kernels.table import Table, alike, chunks, order, pieces, tasks
+from adam_any.memory import Extent, Written
+from tests.helpers.libraries import LIBRARIES, Lib, on
 
 LENGTHS = st.lists(st.integers(0, 50), min_size=1, max_size=12)
 
@@ -127,3 +130,34 @@ def test_a_leaf_that_no_line_of_reals_describes_is_left_to_the_reference() -> No
     assert "not aligned" in reasons["unaligned"][1]
     assert "read-only" in reasons["frozen"][1]
     assert reasons["dense"][0] == "cpu"
+
+
+@pytest.mark.promise(
+    "Sizes and offsets have 64 bits, so an array may have more than 2^31 elements.",
+    defect="D7",
+    seen=["DeepSpeed#7640", "apex#1654"],
+)
+@on(lib for lib in LIBRARIES if lib.name == "numpy" and lib.runs == "cpu")
+def test_sizes_and_offsets_have_64_bits(lib: Lib) -> None:
+    """With 32 bits there is no update, or one out of bounds.
+
+    2**33 elements are planned without being there. Then a kernel is run on the last 8 of an array
+    whose first would be 32 GB before them.
+    """
+    n, base = 2**33 + 5, 2**46
+    table = Table([[base, 2 * base, 3 * base], [7, 8, 9]], [n, 3], 2**20)
+    assert {x.dtype for x in (table.addresses, table.chunks, table.tasks)} == {np.dtype(np.int64)}
+    leaf, start, length = table.chunks.T.tolist()
+    assert (leaf[-2:], start[-2:], length[-2:]) == ([0, 1], [2**33, 0], [5, 3])
+    assert start[:-1] == [i * 2**20 for i in range(2**13 + 1)]
+    assert sum(length) == table.elements == n + 3
+    assert table.tasks[-1] == 2**13 + 2
+
+    p, g, m, v = (np.full(8, x, np.float32) for x in (1.0, 1.0, 0.0, 0.0))
+    table = Table([[x.ctypes.data - 2**33 * 4 for x in (p, m, v)]], [8], 8)
+    table.chunks[0], table.lengths = (0, 2**33, 8), [2**33 + 8]
+    table.gradients[0] = g.ctypes.data - 2**33 * 4
+    adam = program(rules.Adam())
+    kernel = (compiled if compiled.missing() is None else tiles).Kernel(adam, "float32")
+    kernel.bind(table)(adam.values(rules.rounded(rules.Adam(), 1, 0.5, "float32")))
+    assert p.tolist() == pytest.approx([0.5] * 8)
