@@ -116,6 +116,12 @@ class Contents:
 
     def settle(self) -> None:
         """Complete the change under way, if there is one, or drop it."""
+        try:
+            self._settle()
+        finally:
+            self._settle()  # where an interruption came in between
+
+    def _settle(self) -> None:
         if self._change is not None:
             if not self._change.settle():
                 self.torn = True

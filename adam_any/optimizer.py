@@ -172,7 +172,7 @@ class Optimizer:
         projection. They are copied into arrays that can be written, which stay the same objects;
         what cannot be written is replaced. Moments and step counts stay.
         """
-        leaves = self._contents.leaves
+        leaves = self._settled().leaves
         if self._tree.bare and leaves:
             return leaves[0].array
         arrays: list[Any] = [None] * len(self._tree.paths)
@@ -215,7 +215,7 @@ class Optimizer:
     @property
     def steps(self) -> dict[str, int]:
         """The number of updates that each leaf has had, by path."""
-        return {leaf.path: leaf.steps for leaf in self._contents.leaves}
+        return {leaf.path: leaf.steps for leaf in self._settled().leaves}
 
     @property
     def skipped(self) -> int:
@@ -364,6 +364,12 @@ class Optimizer:
         leaves = self._contents.leaves
         elements = sum(math.prod(leaf.shape) for leaf in leaves)
         return f"<{type(self).__name__}({options}): {len(leaves)} leaves, {elements:,} elements>"
+
+    def _settled(self) -> Contents:
+        """The contents, after what an interruption has left to do; not during a call."""
+        if self._free:
+            self._contents.settle()
+        return self._contents
 
     def _whole(self) -> Contents:
         """The contents; RuntimeError after a step that was interrupted in its middle."""

@@ -237,8 +237,7 @@ def test_leaves_that_share_an_element_are_refused(lib: Lib) -> None:
         with pytest.raises(ValueError, match=r"'b': shares memory with 'a'|'a': shares memory"):
             Adam({"a": base[:, 0:4], "b": other}, engine=lib.engine)
     opt = Adam({"a": base[:, 0], "b": base[:, 1]}, engine=lib.engine)
-    with pytest.raises(ValueError, match="shares memory"):
-        opt.params = {"a": base[:, 0], "b": base[:, 0]}
+    opt.params = {"a": base[:, 1], "b": base[:, 0]}  # copied, all of them before one is written
     assert as_bytes(opt.params["b"]) == as_bytes(base[:, 1])
 
 

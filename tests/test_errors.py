@@ -35,7 +35,7 @@ def test_parameters_that_are_refused(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 def test_matrices_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"^'w': the parameter is of class matrix, whose operators"):
+    with pytest.raises(TypeError, match=r"^'w': the parameter is a matrix, whose operators"):
         Adam({"w": np.matrix([1.0])})
     opt = Adam({"w": np.ones((1, 2))})
     with pytest.raises(TypeError, match=r"^'w': the gradient is a matrix"):

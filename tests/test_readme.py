@@ -83,7 +83,7 @@ def test_the_commands_are_each_one_line() -> None:
     install, demo, tests = blocks("sh", README)
     assert install == "pip install adam-any\n"
     assert demo.endswith("python -m adam_any\n") and demo.count("\n") == 1
-    assert tests.endswith("python -m pytest -q\n") and tests.count("\n") == 1
+    assert tests.endswith("python -m pytest -q -nauto\n") and tests.count("\n") == 1
 
 
 def test_it_is_short() -> None:

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adam_any import Adam, Optimizer
+from adam_any.engines import eager
 from adam_any.engines.cpu import engine as cpu
 from adam_any.engines.cpu import tiles
 from adam_any.state import state_dict as checkpoint
@@ -107,7 +108,8 @@ def interrupt(patch: pytest.MonkeyPatch, plan: Any, error: type[BaseException], 
 def test_an_interruption_tears_only_where_something_is_written_in_place(
     lib: Lib, when: str, error: type[BaseException], how: str, tmp_path: Path
 ) -> None:
-    """Of the last plan, when those before it are done: on every engine."""
+    """Of the last plan, when those before it are done: on every engine. A plan that has done all,
+    and knows it, is counted; only XLA's results are lost with the call that made them."""
     opt, grads, twin = mixed(lib)
     before = snapshot(opt)
     plans = sorted(opt._contents.current_plans(opt._engine), key=lambda plan: plan.in_place)
@@ -115,7 +117,10 @@ def test_an_interruption_tears_only_where_something_is_written_in_place(
         interrupt(patch, plans[-1], error, when)
         with pytest.raises(error):
             opt.step(grads)
-    if plans[-1].in_place:
+    if when == "after" and plans[-1].in_place and lib.runs != "xla":
+        twin.step(grads)
+        assert snapshot(opt) == snapshot(twin)
+    elif plans[-1].in_place:
         assert opt.params["f"] == twin.params["f"] and opt.steps == twin.steps
         refused(opt, grads, tmp_path)
         for torn in (copy.copy(opt), pickle.loads(pickle.dumps(opt)), opt):
@@ -185,9 +190,11 @@ def serving(engine: str) -> list[Any]:
 
 @pytest.mark.parametrize("lib", serving("eager"), indirect=True)
 @pytest.mark.parametrize("error", [*INTERRUPTIONS, ArithmeticError])
-def test_the_reference_is_torn_between_two_leaves(
-    lib: Lib, error: type[BaseException], tmp_path: Path
+@pytest.mark.parametrize("room", [eager.ROOM, 0])
+def test_the_reference_writes_when_all_is_computed_or_is_torn_between_two_leaves(
+    lib: Lib, error: type[BaseException], room: int, tmp_path: Path, monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr(eager, "ROOM", room)
     ones, twos = (
         {"a": lib.array([x] * 2), "b": lib.array([x] * 3), "c": lib.array([x])} for x in (1.0, 2.0)
     )
@@ -199,6 +206,9 @@ def test_the_reference_is_torn_between_two_leaves(
     finally:
         FAIL.clear()
     a, b, c = (lib.numpy(opt.params[name])[0] for name in "abc")
+    if room:
+        assert snapshot(opt) == snapshot(twin)
+        return
     assert a != b == c
     refused(opt, grads, tmp_path)
     mended(opt, grads, twin, tmp_path, "load_state_dict")
@@ -237,7 +247,7 @@ def test_tiles_are_torn_between_two_of_them(
     monkeypatch.setattr(tiles.Kernel, "chunk", 4)
     with ready(lib):
         opt, grads, twin = half(lib, np.ones(8), np.ones(8))
-        whole, seen = tiles.Kernel._tile, []
+        whole, seen = tiles.Kernel.tile, []
 
         def failing(*arguments: Any) -> None:
             seen.append(1)
@@ -246,7 +256,7 @@ def test_tiles_are_torn_between_two_of_them(
             whole(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tiles.Kernel, "_tile", failing)
+            patch.setattr(tiles.Kernel, "tile", failing)
             with pytest.raises(KeyboardInterrupt):
                 opt.step(grads)
         assert len(set(opt.params.tolist())) == 2
@@ -254,7 +264,7 @@ def test_tiles_are_torn_between_two_of_them(
         mended(opt, grads, twin, tmp_path, "load_state_dict")
 
 
-def test_an_interrupted_load_tears(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_load_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     opt, _, twin = mixed(next(lib for lib in LIBRARIES if str(lib) == "numpy"))
     whole = checkpoint.from_dict
 

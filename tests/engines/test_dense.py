@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adam_any import Adam, AdamW, Optimizer
-from adam_any.engines import cpu
+from adam_any.engines.cpu import engine as cpu
 from tests.helpers.bits import same
 from tests.helpers.dense import KERNELS, Reference, compare, cut, dtypes, gradients, numbers, run
 from tests.helpers.libraries import Lib, params

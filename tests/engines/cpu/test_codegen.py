@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, rules
-from adam_any.engines import compiled, source, tiles
+from adam_any.engines.cpu import codegen as source
+from adam_any.engines.cpu import compiler as compiled
+from adam_any.engines.cpu import tiles
 from adam_any.engines.kernels.program import Program
 from adam_any.engines.kernels.program import trace as program
 from adam_any.engines.kernels.table import Table

@@ -17,7 +17,10 @@ import pytest
 from adam_any import Adam, Optimizer, engines
 from adam_any.demo import places
 from adam_any.detect import Backend
-from adam_any.engines import cuda, device, nvrtc, plan
+from adam_any.engines.cuda import compiler as nvrtc
+from adam_any.engines.cuda import device
+from adam_any.engines.cuda import engine as cuda
+from adam_any.engines.kernels import table as plan
 from adam_any.engines.kernels.program import Traced
 from adam_any.leaf import Leaf
 from adam_any.rules import Adam as Rule
