@@ -142,7 +142,7 @@ def test_helpers_take_a_part() -> None:
 import ctypes, time
 from adam_any.engines import team
 board = (ctypes.c_int64 * 64).from_address(helpers._helpers.board)
-p, g = (np.ones(30_000_000, np.float32) for _ in range(2))
+p, g = (np.ones(10_000_000, np.float32) for _ in range(2))
 opt, seen, done = Adam(p), set(), False
 def watch():
     while not done:
@@ -150,8 +150,10 @@ def watch():
         time.sleep(0)
 watching = threading.Thread(target=watch)
 watching.start()
-for _ in range(20):
+for _ in range(500):
     opt.step(g)
+    if max(seen, default=0) > 0:
+        break
 done = True
 watching.join()
 print(len([t for t in threading.enumerate() if t.name == "adam_any"]), max(seen) > 0)
