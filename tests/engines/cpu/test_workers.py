@@ -19,6 +19,7 @@ import numpy as np
 
 from adam_any import Adam
 from adam_any.engines import team, threads
+from tests.helpers.systems import needs_affinity, needs_fork
 
 #: Python 3.12 warns of every fork of a process that has threads; that it goes well is tested here.
 FORKING = "ignore:This process:DeprecationWarning"
@@ -89,7 +90,7 @@ print(*found)
 
 
 @pytest.mark.promise("Optimizers may step in forked children.")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@needs_fork
 def test_a_forked_child_steps_after_its_parent_has(expected: list[str]) -> None:
     found = run("""
 first = job(0)
@@ -108,7 +109,7 @@ assert [os.wait()[1] for _ in children] == [0, 0]
     assert found == expected
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@needs_fork
 def test_a_fork_waits_for_a_compilation_in_another_thread(expected: list[str]) -> None:
     found = run("""
 import signal
@@ -199,7 +200,7 @@ print(helpers.threads())
     assert run("print(helpers.threads())", NUMBER=0, NUMBA_NUM_THREADS=1) == ["1"]
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+@needs_affinity
 def test_affinity_is_respected() -> None:
     code = "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(helpers.threads())"
     assert run(code, NUMBER=0) == ["1"]
