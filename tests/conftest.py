@@ -13,6 +13,7 @@ from hypothesis import settings
 from adam_any.engines.cpu import compiler as compiled
 from tests.helpers import emulated
 from tests.helpers.dense import KERNELS
+from tests.helpers.devices import DEVICES
 from tests.helpers.libraries import LIBRARIES, TOOLS, Lib, named, params, ready, require
 from tests.helpers.promises import Collected
 
@@ -94,7 +95,9 @@ def torch_(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def jax(request: pytest.FixtureRequest) -> Any:
     require(request.config, named("jax"))
-    return importlib.import_module("jax")
+    jax = importlib.import_module("jax")
+    assert len(jax.devices("cpu")) == DEVICES
+    return jax
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
-"""Past one machine: eight devices of JAX (virtual ones, on the CPU), and clusters of both.
-
-JAX fixes the number of its devices when it starts, so each of its tests runs in a process of its
-own, with warnings as errors there too.
-"""
+"""Past one machine: eight devices of JAX (virtual ones, on the CPU), and clusters of both."""
 
 from __future__ import annotations
 
+import copy
+import os
 import re
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,34 +17,19 @@ import pytest
 
 from adam_any import Adam, functional
 from tests.helpers import ROOT
-from tests.helpers.devices import DEVICES, laid_out, python, succeed
+from tests.helpers.devices import DEVICES, assert_laid_out, laid_out
+
+AXES = pytest.mark.parametrize("axes", ["Auto", "Explicit"])
 
 
 @pytest.mark.promise(
     "Sharded JAX arrays keep their layout, and get the numbers of one device.", engines=["xla"]
 )
-@pytest.mark.parametrize("axes", ["Auto", "Explicit"])
-@pytest.mark.parametrize("body", ["class_", "resharded", "pure"])
-def test_on_eight_devices(body: str, axes: str) -> None:
-    pytest.importorskip("jax", reason="jax is not installed: pip install jax")
-    succeed(started(DEVICES, f"{body}({axes!r})"))
-
-
-def started(devices: int, call: str) -> subprocess.Popen[str]:
-    """A process in which JAX has so many devices, running a function of this module."""
-    return python(devices, "-c", f"from tests.engines.test_scaling import *; {call}")
-
-
-def assert_laid_out(tree: Any, shardings: Any) -> None:
-    for name, x in tree.items():
-        assert x.sharding.is_equivalent_to(shardings[name], x.ndim), (name, x.sharding)
-        assert x.sharding.mesh.axis_types == shardings[name].mesh.axis_types
-
-
-def class_(axes: str) -> None:
-    """Parameters, moments and results keep their sharding; the numbers are those of one device."""
-    import jax
-
+@AXES
+def test_sharded_arrays_keep_their_layout_and_have_the_bits_of_one_device(
+    jax: Any, axes: str
+) -> None:
+    """Parameters, moments and results keep it."""
     host, one, other = laid_out(axes)
     many = Adam(jax.device_put(host, one), lr=0.1, amsgrad=True)
     single = Adam(jax.tree.map(jax.numpy.asarray, host), lr=0.1, amsgrad=True)
@@ -67,21 +51,13 @@ def class_(axes: str) -> None:
         # Bit by bit: each device computes what it holds, and nothing is summed.
         assert np.asarray(x).tobytes() == np.asarray(want[name]).tobytes(), name
 
-    only_one_device = jax.tree.map(jax.numpy.asarray, host)
-    try:
-        many.step(only_one_device)
-    except TypeError as error:
-        assert "8 devices" in str(error) and "cpu:0" in str(error)
-    else:
-        raise AssertionError("a gradient on one device was accepted")
+    with pytest.raises(TypeError, match=r"cpu:0.*8 devices"):
+        many.step(jax.tree.map(jax.numpy.asarray, host))
 
 
-def resharded(axes: str) -> None:
+@AXES
+def test_a_state_is_laid_out_as_its_parameters_are(jax: Any, axes: str) -> None:
     """State is loaded, copied, and the parameters laid out anew, without losing the layout."""
-    import copy
-
-    import jax
-
     host, one, other = laid_out(axes)
     a = Adam(jax.device_put(host, one), lr=0.1)
     a.step(jax.device_put(host, one))
@@ -110,10 +86,9 @@ def resharded(axes: str) -> None:
         assert np.all(error <= 4 * eps * np.maximum(abs(host[name]), 0.1)), name
 
 
-def pure(axes: str) -> None:
-    """The pure face keeps shardings under jit, also for the state that init makes."""
-    import jax
-
+@AXES
+def test_the_pure_face_keeps_shardings(jax: Any, axes: str) -> None:
+    """Under jit, and also for the state that init makes."""
     host, one, _ = laid_out(axes)
     params = jax.device_put(host, one)
     state = functional.init(params)
@@ -128,6 +103,30 @@ def pure(axes: str) -> None:
         assert_laid_out(params, one)
         assert_laid_out(state.moments["v"], one)
     assert int(state.step["w"]) == 3
+
+
+def python(devices: int, *arguments: str) -> subprocess.Popen[str]:
+    """A process in which JAX has that many devices, and warnings are errors."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    here = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", *arguments],
+        env={**os.environ, **here},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def succeed(*processes: subprocess.Popen[str]) -> None:
+    errors = [process.communicate()[1] for process in processes]
+    assert not any(process.returncode for process in processes), "\n".join(errors)
+
+
+def started(devices: int, call: str) -> subprocess.Popen[str]:
+    """Such a process, running a function of this module."""
+    return python(devices, "-c", f"from tests.engines.test_scaling import *; {call}")
 
 
 @pytest.mark.cluster

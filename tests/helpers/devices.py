@@ -1,35 +1,15 @@
-"""Processes in which JAX has several devices."""
+"""Eight devices of JAX, on the CPU, and arrays laid out over them."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 
-from . import ROOT
-
+#: JAX fixes the number of its devices when it starts, so this is imported before it.
 DEVICES = 8
-
-
-def python(devices: int, *arguments: str) -> subprocess.Popen[str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    here = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", *arguments],
-        env={**os.environ, **here},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def succeed(*processes: subprocess.Popen[str]) -> None:
-    errors = [process.communicate()[1] for process in processes]
-    assert not any(process.returncode for process in processes), "\n".join(errors)
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={DEVICES}")
 
 
 def laid_out(axes: str) -> tuple[Any, Any, Any]:
@@ -37,7 +17,9 @@ def laid_out(axes: str) -> tuple[Any, Any, Any]:
     import jax
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(getattr(AxisType, axes),) * 2)
+    mesh = jax.make_mesh(
+        (4, 2), ("a", "b"), axis_types=(getattr(AxisType, axes),) * 2, devices=jax.devices("cpu")
+    )
 
     def over(*names: str | None) -> Any:
         return NamedSharding(mesh, PartitionSpec(*names))
@@ -53,3 +35,9 @@ def laid_out(axes: str) -> tuple[Any, Any, Any]:
     one = {"w": over("a", "b"), "h": over(("a", "b")), "z": over("b"), "b": over(), "e": over()}
     other = {"w": over("b"), "h": over("a"), "z": over(None, "b"), "b": over("b"), "e": over()}
     return host, one, other
+
+
+def assert_laid_out(tree: Any, shardings: Any) -> None:
+    for name, x in tree.items():
+        assert x.sharding.is_equivalent_to(shardings[name], x.ndim), (name, x.sharding)
+        assert x.sharding.mesh.axis_types == shardings[name].mesh.axis_types

@@ -1,13 +1,33 @@
-"""Checkpoints written by hand."""
+"""Checkpoints and states that are changed by hand."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import save_file
+
+LACKING = object()
+
+
+def put(*path: Any, to: Any = LACKING) -> Callable[[Any], Any]:
+    """A change of one place in a tree of dicts and lists, which is lacking if nothing is put."""
+
+    def change(tree: Any) -> Any:
+        tree = inner = copy.deepcopy(tree)
+        for key in path[:-1]:
+            inner = inner[key]
+        if to is LACKING:
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = to
+        return tree
+
+    return change
 
 
 def seal(path: Path, document: str, tensors: dict[str, Any]) -> None:

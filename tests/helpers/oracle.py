@@ -1,8 +1,7 @@
 """Adam in float64, straight from the paper (Kingma & Ba 2015, Algorithm 1), one step after another.
 
-It shares no code with the package, and is written to be compared with the paper line by line. It
-carries more digits than it returns: `1 - beta2**t` as the paper has it loses a hundred times the
-bound that float64 is held to, where beta2 is close to 1.
+It shares no code with the package, and is written to be compared with the paper line by line. Where
+long doubles are longer than doubles it carries more digits than it returns.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ def step(
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g**2
     vmax = np.maximum(vmax, v)
-    m_hat = m / (1 - beta1**t)
-    v_hat = (vmax if amsgrad else v) / (1 - beta2**t)
+    m_hat = m / _one_minus_power(beta1, t)
+    v_hat = (vmax if amsgrad else v) / _one_minus_power(beta2, t)
     shrink = alpha * weight_decay * p if decoupled else 0.0
     p = p - alpha * m_hat / (np.sqrt(v_hat) + eps) - shrink
     return State(p, m, v, vmax, t)
@@ -67,6 +66,11 @@ def run(p: Any, grads: Any, **options: Any) -> list[State]:
         for g in grads:
             states.append(states[-1] if g is None else step(states[-1], g, **options))
     return [_rounded(*state) for state in states]
+
+
+def _one_minus_power(beta: Any, t: int) -> Any:
+    """1 - beta**t; so written it would lose a hundred times the bound that float64 is held to."""
+    return -np.expm1(t * np.log(beta))
 
 
 def _rounded(*numbers: Any) -> State:

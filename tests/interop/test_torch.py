@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 from functools import cache
@@ -15,7 +14,8 @@ import pytest
 from adam_any import Adam, AdamW, Optimizer
 from adam_any.interop import from_torch, to_torch
 from tests.helpers.bits import as_bytes, refused, snapshot
-from tests.helpers.libraries import EPS, LIBRARIES, Lib, ready, require
+from tests.helpers.files import put
+from tests.helpers.libraries import EPS, Lib, named, on
 from tests.helpers.rules import Sgd
 
 torch: Any = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
@@ -288,50 +288,41 @@ def test_moments_of_half_precision_are_widened() -> None:
     assert optimizer.state[p]["exp_avg"].dtype == torch.bfloat16
 
 
-def wrong(there: Renamed) -> dict[str, tuple[Any, str]]:
-    """What may be wrong with a state, and what the message says."""
-
-    def put(*keys: Any, to: Any) -> Any:
-        state = copy.deepcopy(there.state)
-        inner: Any = state
-        for key in keys[:-1]:
-            inner = inner[key]
-        inner[keys[-1]] = to
-        return state
-
-    group = ("param_groups", 0)
-    lacking = copy.deepcopy(there.state)
-    del lacking["param_groups"][0]["amsgrad"]
-    entry = there.state["state"][0]
-    m = entry["exp_avg"]
-    return {
-        "no dict": ([], "not a torch.optim state_dict"),
-        "ours": (Adam(1.0).state_dict(), "no param_groups"),
-        "no groups": (put("param_groups", to=[]), "no param_groups"),
-        "other optimizer": (lacking, "lacks one of"),
-        "amsgrad": (put(*group, "amsgrad", to=True), "amsgrad is True in torch's state"),
-        "maximize": (put(*group, "maximize", to=True), "maximize is True in torch's state"),
-        "AdamW": (put(*group, "decoupled_weight_decay", to=True), "but decoupled is False here"),
-        "lr": (put(*group, "lr", to=-1.0), "lr is -1.0"),
-        "eps": (put(*group, "eps", to="x"), "a hyperparameter of torch's state is not a number"),
-        "more": (put(*group, "params", to=list(range(6))), "has 6 parameters and 5 names"),
-        "shape": (put("state", 1, to=entry), r"'a': exp_avg has shape \(3, 4\)"),
-        "lacks": (put("state", 0, to={"step": 1}), r"torch's state of 'b': missing \['exp_avg'"),
-        "vmax": (put("state", 0, "max_exp_avg_sq", to=m), r"not known \['max_exp_avg_sq'"),
-        "complex": (put("state", 0, "exp_avg", to=m * 1j), "'b': exp_avg is complex128"),
-        "int": (put("state", 0, "exp_avg", to=m.long()), "'b': exp_avg is int64"),
-        "list": (put("state", 0, "exp_avg", to=[1.0]), "'b': exp_avg is list"),
-        "step": (put("state", 0, "step", to=torch.tensor(0.5)), "'b': step is"),
-    }
+GROUP = ("param_groups", 0)
+WRONG = {
+    "no dict": (lambda state: [], "not a torch.optim state_dict"),
+    "ours": (lambda state: Adam(1.0).state_dict(), "no param_groups"),
+    "no groups": (put("param_groups", to=[]), "no param_groups"),
+    "other optimizer": (put(*GROUP, "amsgrad"), "lacks one of"),
+    "amsgrad": (put(*GROUP, "amsgrad", to=True), "amsgrad is True in torch's state"),
+    "maximize": (put(*GROUP, "maximize", to=True), "maximize is True in torch's state"),
+    "AdamW": (put(*GROUP, "decoupled_weight_decay", to=True), "but decoupled is False here"),
+    "lr": (put(*GROUP, "lr", to=-1.0), "lr is -1.0"),
+    "eps": (put(*GROUP, "eps", to="x"), "a hyperparameter of torch's state is not a number"),
+    "more": (put(*GROUP, "params", to=list(range(6))), "has 6 parameters and 5 names"),
+    "shape": (
+        lambda state: put("state", 1, to=state["state"][0])(state),
+        r"'a': exp_avg has shape \(3, 4\)",
+    ),
+    "lacks": (put("state", 0, to={"step": 1}), r"torch's state of 'b': missing \['exp_avg'"),
+    "vmax": (
+        put("state", 0, "max_exp_avg_sq", to=torch.ones(3, 4)),
+        r"not known \['max_exp_avg_sq'",
+    ),
+    "complex": (put("state", 0, "exp_avg", to=1j * torch.ones(3, 4)), "'b': exp_avg is complex64"),
+    "int": (put("state", 0, "exp_avg", to=torch.ones(3, 4).long()), "'b': exp_avg is int64"),
+    "list": (put("state", 0, "exp_avg", to=[1.0]), "'b': exp_avg is list"),
+    "step": (put("state", 0, "step", to=torch.tensor(0.5)), "'b': step is"),
+}
 
 
-@pytest.mark.parametrize("name", wrong(Renamed()))
+@pytest.mark.parametrize("name", WRONG)
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(name: str) -> None:
+    change, message = WRONG[name]
     opt = Adam(values("float64", 0))
     opt.step(values("float64", 1))
-    state, message = wrong(Renamed())[name]
     with refused(opt, ValueError, match=message):
-        from_torch(opt, state)
+        from_torch(opt, change(Renamed().state))
 
 
 def test_states_of_older_versions_do_not_say_whether_decay_is_decoupled() -> None:
@@ -356,19 +347,17 @@ def test_a_torn_optimizer_is_not_written() -> None:
         to_torch(opt)
 
 
-def test_moments_on_a_gpu_go_in_and_out(request: pytest.FixtureRequest) -> None:
-    lib = next(lib for lib in LIBRARIES if (lib.name, lib.device) == ("torch", "cuda"))
-    require(request.config, lib)
-    with ready(lib):
-        p = torch.ones(3, device="cuda", requires_grad=True)
-        for options in ({}, {"capturable": True}, {"fused": True}):
-            optimizer = torch.optim.Adam([p], **options)
-            p.grad = torch.ones_like(p)
-            optimizer.step()
-            opt = Adam([p.detach().clone()])
-            from_torch(opt, optimizer.state_dict())
-            assert opt.steps == {"0": 1}
-            assert torch.equal(opt.state_dict()["state"]["0"]["m"], optimizer.state[p]["exp_avg"])
+@on([named("torch-cuda")])
+def test_moments_on_a_gpu_go_in_and_out(lib: Lib) -> None:
+    p = torch.ones(3, device="cuda", requires_grad=True)
+    for options in ({}, {"capturable": True}, {"fused": True}):
+        optimizer = torch.optim.Adam([p], **options)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        opt = Adam([p.detach().clone()])
+        from_torch(opt, optimizer.state_dict())
+        assert opt.steps == {"0": 1}
+        assert torch.equal(opt.state_dict()["state"]["0"]["m"], optimizer.state[p]["exp_avg"])
 
 
 def test_reading_a_state_does_not_import_torch() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from adam_any import Adam
 from adam_any.engines.cpu import work_queue as team
 from adam_any.engines.cpu import workers as threads
+from tests.helpers.systems import needs_affinity, needs_fork
 
 #: Python 3.12 warns of every fork of a process that has threads; that it goes well is tested here.
 FORKING = "ignore:This process:DeprecationWarning"
@@ -90,7 +91,7 @@ print(*found)
 
 
 @pytest.mark.promise("Optimizers may step in forked children.")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@needs_fork
 def test_a_forked_child_steps_after_its_parent_has(expected: list[str]) -> None:
     found = run("""
 first = job(0)
@@ -109,7 +110,7 @@ assert [os.wait()[1] for _ in children] == [0, 0]
     assert found == expected
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@needs_fork
 def test_a_fork_waits_for_a_compilation_in_another_thread(expected: list[str]) -> None:
     found = run("""
 import signal
@@ -143,7 +144,7 @@ def test_helpers_take_a_part() -> None:
 import ctypes, time
 from adam_any.engines.cpu import work_queue as team
 board = (ctypes.c_int64 * 64).from_address(helpers._helpers.board)
-p, g = (np.ones(30_000_000, np.float32) for _ in range(2))
+p, g = (np.ones(10_000_000, np.float32) for _ in range(2))
 opt, seen, done = Adam(p), set(), False
 def watch():
     while not done:
@@ -151,8 +152,10 @@ def watch():
         time.sleep(0)
 watching = threading.Thread(target=watch)
 watching.start()
-for _ in range(20):
+for _ in range(500):
     opt.step(g)
+    if max(seen, default=0) > 0:
+        break
 done = True
 watching.join()
 print(len([t for t in threading.enumerate() if t.name == "adam_any"]), max(seen) > 0)
@@ -198,7 +201,7 @@ print(helpers.threads())
     assert run("print(helpers.threads())", NUMBER=0, NUMBA_NUM_THREADS=1) == ["1"]
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+@needs_affinity
 def test_affinity_is_respected() -> None:
     code = "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(helpers.threads())"
     assert run(code, NUMBER=0) == ["1"]

@@ -7,6 +7,7 @@ kernels of each. All 768 are compiled for both architectures, 48 in one go.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import stat
 from collections import Counter
@@ -172,7 +173,7 @@ def test_machine_code_is_kept_by_content(tmp_path: Path, monkeypatch: pytest.Mon
     text = cuda_source(Kind(program(Rule()), "float32", "float32", "float32"), 64)
     path = nvrtc.cubin(text, 90)
     assert path.read_bytes()[:4] == b"\x7fELF"
-    assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+    assert os.name != "posix" or stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
     monkeypatch.setattr(nvrtc, "compiled", None)  # the second time nothing is compiled
     assert nvrtc.cubin(text, 90) == path
     monkeypatch.undo()

@@ -14,6 +14,7 @@ import pytest
 from adam_any import Adam
 from adam_any.engines.cpu import compiler as compiled
 from adam_any.engines.kernels import disk_cache as cache
+from tests.helpers.systems import needs_posix_files
 
 pytestmark = pytest.mark.usefixtures("numba")
 
@@ -33,7 +34,8 @@ if "numba" in sys.modules:
 
 def started(home: Path, **variables: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "NUMBA_"))}
-    environment |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+    homes = {"HOME": str(home), "USERPROFILE": str(home)}
+    environment |= {**homes, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", STEP],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -58,6 +60,7 @@ def test_processes_that_start_at_once_share_one_file_and_its_machine_code(tmp_pa
     assert {path.name: path.stat().st_mtime_ns for path in kept.rglob("*.nbc")} == code
 
 
+@needs_posix_files
 def test_a_home_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     home, other = tmp_path / "home", tmp_path / "other"
     home.write_text("")  # no directory can be made in it, not even by root
@@ -65,6 +68,7 @@ def test_a_home_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     assert Path(finished(started(home, TMPDIR=str(other)))).parent == other
 
 
+@needs_posix_files
 def test_code_is_not_run_from_a_directory_that_others_can_write(tmp_path: Path) -> None:
     kept = tmp_path / ".cache" / "adam_any"
     kept.mkdir(parents=True)
