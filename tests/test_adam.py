@@ -39,9 +39,9 @@ def numbers(x: Any, dtype: str) -> Any:
     return x + 0.5j * x[::-1] if dtype.startswith("complex") else x
 
 
-@pytest.mark.promise("It is the Adam of the paper, in float64.")
+@pytest.mark.promise("The numbers are those of the paper's Adam, computed in float64.")
 @pytest.mark.promise(
-    "The bias correction of a step is that of its own `t`, not that of the first step.",
+    "The bias correction uses the `t` of each step, not that of the first.",
     defect="D1",
     seen=["ML-From-Scratch#35", "PennyLane#1929"],
 )
@@ -183,7 +183,7 @@ def test_the_path_does_not_depend_on_the_scale_of_gradients(lib: Lib) -> None:
 
 
 @pytest.mark.promise(
-    "Subnormal moments do no harm, and are not flushed to zero except by XLA.",
+    "Subnormal moments do no harm, and only XLA flushes them to zero.",
     defect="D24",
     seen=["LBANN#56", "chainer#2554"],
 )
@@ -219,7 +219,7 @@ def test_zero_gradients_change_nothing(lib: Lib) -> None:
 
 
 @pytest.mark.promise(
-    "An empty array does not hide its neighbours; an array of one element, or of no axes, steps.",
+    "An empty array does not hide its neighbours; arrays of one element or no axes are stepped.",
     defect="D8",
     seen=["TransformerEngine#3207"],
 )

@@ -107,7 +107,7 @@ def test_a_gradient_of_another_library_is_refused(lib: Lib) -> None:
 
 
 @pytest.mark.promise(
-    "A schedule that returns what is not a learning rate changes nothing.", defect="D25"
+    "A schedule that returns a bad learning rate is refused, and changes nothing.", defect="D25"
 )
 @pytest.mark.parametrize(
     "value", ["no", None, -1.0, np.nan, np.inf, True, np.ones(2), 1j], ids=repr

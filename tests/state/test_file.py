@@ -66,9 +66,7 @@ def test_a_loaded_optimizer_continues_with_the_same_bits(lib: Lib, tmp_path: Pat
         assert as_bytes(mine["0d"]) == as_bytes(theirs["0d"])
 
 
-@pytest.mark.promise(
-    "State goes from library to library, and from device to device, without losing a bit."
-)
+@pytest.mark.promise("State moves between libraries and devices without losing a bit.")
 def test_a_file_goes_across_libraries(lib: Lib, tmp_path: Path) -> None:
     numbers = np.linspace(-1, 1, 6).reshape(2, 3)
     for dtype in ("float32", "complex128"):
@@ -467,7 +465,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         opt.load(tmp_path / "f")
 
 
-@pytest.mark.promise("Nothing is unpickled.")
+@pytest.mark.promise("Loading a file never unpickles anything.")
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     import pickle
 
@@ -480,7 +478,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         stepped().load(tmp_path / "f")
 
 
-@pytest.mark.promise("A state on the host is saved without a copy of it.")
+@pytest.mark.promise("A state on the host is saved without copying it.")
 def test_a_state_on_the_host_is_saved_without_a_copy_and_loaded_with_one(tmp_path: Path) -> None:
     leaves = {str(i): np.ones(250_000) for i in range(8)}  # 16 moments of 2 MB
     opt = Adam(leaves)

@@ -65,7 +65,7 @@ OTHER = {"float32": "float64", "float64": "float16", "complex64": "complex128"}
 
 
 @pytest.mark.promise(
-    "The CPU engine has the bits of the reference, in any memory order, chunks and threads.",
+    "The CPU engine has the bits of the reference, whatever the memory order, chunks and threads.",
     defect="D19",
     seen=["DeepSpeed#8307", "bitsandbytes#2010", "torch#88258"],
 )

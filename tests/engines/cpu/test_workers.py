@@ -88,7 +88,7 @@ print(*found)
     assert found == expected
 
 
-@pytest.mark.promise("Optimizers may step in forked children.")
+@pytest.mark.promise("Optimizers may step in forked child processes.")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_steps_after_its_parent_has(expected: list[str]) -> None:
     found = run("""

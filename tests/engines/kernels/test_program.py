@@ -159,7 +159,7 @@ def test_a_gradient_that_is_its_parameter_is_read_before_it_is_written() -> None
     compare(rule, "float32", gradient=lambda p: p)
 
 
-@pytest.mark.promise("A rule of your own gets the bits of the reference, too.")
+@pytest.mark.promise("A rule of your own has the bits of the reference, too.")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_rule_on_the_page_runs_on_both_engines_with_the_same_bits(dtype: str) -> None:
     compare(lion()(lr=0.1, weight_decay=0.1), dtype)
