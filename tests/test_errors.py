@@ -188,14 +188,3 @@ def test_only_the_reference_can_be_forced(engine: Any) -> None:
 def test_what_is_no_rule_is_refused(rule: Any) -> None:
     with pytest.raises(TypeError, match=r"rule is .*must be an instance of a frozen dataclass"):
         Optimizer(np.ones(1), rule)
-
-
-def test_tracers_are_told_of_the_pure_face() -> None:
-    jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")
-    opt = Adam({"w": jax.numpy.ones(2)})
-    before = snapshot(opt)
-    with pytest.raises(TypeError, match=r"'w': the gradient is a JAX tracer.*functional"):
-        jax.jit(lambda g: opt.step({"w": g}))(jax.numpy.ones(2))
-    with pytest.raises(TypeError, match=r"'w': the parameter is a JAX tracer.*functional"):
-        jax.jit(lambda p: Adam({"w": p}).params)(jax.numpy.ones(2))
-    assert snapshot(opt) == before
