@@ -99,7 +99,7 @@ def interrupt(patch: pytest.MonkeyPatch, plan: Any, error: type[BaseException], 
 
 
 @pytest.mark.promise(
-    "After an interruption amid writes in place, no step is taken until a state is loaded."
+    "After an interruption during in-place writes, no step is taken until a state is loaded."
 )
 @pytest.mark.parametrize(
     ("when", "error", "how"),

@@ -207,7 +207,7 @@ def _optimizer(rule: Any) -> Any:
     return lambda params, **engine: Optimizer(params, rule, **engine)
 
 
-@pytest.mark.promise("A rule of your own gets the bits of the reference, too.")
+@pytest.mark.promise("A rule of your own has the bits of the reference, too.")
 def test_the_rule_on_the_page_has_the_same_bits_on_every_engine(kernel: Lib) -> None:
     rule = lion()(lr=0.1, weight_decay=0.1)
     for dtype in ("float32", "float64"):

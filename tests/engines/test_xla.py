@@ -78,7 +78,7 @@ def test_one_trace_serves_every_step_learning_rate_and_projection() -> None:
     assert Counted.traces == 2
 
 
-@pytest.mark.promise("JAX's moments are donated, and nothing of yours.")
+@pytest.mark.promise("JAX's moments are donated; your arrays are not.")
 def test_moments_are_donated_and_nothing_of_the_users() -> None:
     params = {"w": jnp.ones(3), "z": jnp.ones(2, jnp.complex64), "h": jnp.ones(2, jnp.bfloat16)}
     grads = {name: 2 * x for name, x in params.items()}

@@ -184,7 +184,9 @@ class Renamed:
 
 
 @pytest.mark.promise(
-    "A state of torch that has names is matched by them.", defect="D16", seen=["torch#134107"]
+    "A torch state with parameter names is matched by name, too.",
+    defect="D16",
+    seen=["torch#134107"],
 )
 def test_parameters_are_matched_by_names() -> None:
     """In torch names do not affect the loading of a state."""
@@ -217,7 +219,7 @@ def test_parameters_without_names_are_matched_by_position() -> None:
 
 
 @pytest.mark.promise(
-    "A step count is read in each form in which torch has saved it over the years.",
+    "Step counts are read in every form in which torch has saved them.",
     defect="D12",
     seen=["torch#118326"],
 )

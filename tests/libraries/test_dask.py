@@ -91,7 +91,7 @@ def test_moments_loaded_in_other_chunks_take_the_parameters() -> None:
     assert {m.chunks for m in b._contents.leaves[0].moments} == {out.chunks}
 
 
-@pytest.mark.promise("A step of Dask computes once, and each gradient once.")
+@pytest.mark.promise("A step on Dask arrays computes once, and each gradient once.")
 def test_a_step_computes_once_and_each_gradient_once(monkeypatch: pytest.MonkeyPatch) -> None:
     persisted, computed = [], []
     persist = dask.persist

@@ -79,9 +79,7 @@ def test_a_loaded_optimizer_continues_with_the_same_bits(
     assert snapshot(other) == snapshot(opt) != before
 
 
-@pytest.mark.promise(
-    "State goes from library to library, and from device to device, without losing a bit."
-)
+@pytest.mark.promise("State moves between libraries and devices without losing a bit.")
 @HANDED
 def test_a_state_goes_across_libraries(lib: Lib, hand: Any, tmp_path: Path) -> None:
     numbers = np.linspace(-1, 1, 6).reshape(2, 3)
@@ -464,7 +462,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         opt.load(tmp_path / "f")
 
 
-@pytest.mark.promise("Nothing is unpickled.")
+@pytest.mark.promise("Loading a file never unpickles anything.")
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     import pickle
 
@@ -477,7 +475,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         stepped().load(tmp_path / "f")
 
 
-@pytest.mark.promise("A state on the host is saved without a copy of it.")
+@pytest.mark.promise("A state on the host is saved without copying it.")
 def test_a_state_on_the_host_is_saved_without_a_copy_and_loaded_with_one(tmp_path: Path) -> None:
     leaves = {str(i): np.ones(250_000) for i in range(8)}  # 16 moments of 2 MB
     opt = Adam(leaves)

@@ -90,7 +90,7 @@ print(*found)
     assert found == expected
 
 
-@pytest.mark.promise("Optimizers may step in forked children.")
+@pytest.mark.promise("Optimizers may step in forked child processes.")
 @needs_fork
 def test_a_forked_child_steps_after_its_parent_has(expected: list[str]) -> None:
     found = run("""
