@@ -17,7 +17,7 @@ from .rule import Rule
 
 
 class Contents:
-    """What an optimizer works on: replaced as a whole, by one assignment.
+    """The state of an optimizer, which is replaced as a whole, by one assignment.
 
     Raises ValueError for leaves that share memory, or a number that a compute dtype cannot hold.
     """

@@ -1,4 +1,4 @@
-"""How time is taken: competitors take turns, round after round, and the median of rounds counts.
+"""The clock: competitors take turns, round after round, and the median of rounds counts.
 
 Each is warmed up, so that compiling is not measured, and calibrated, so that a turn is long against
 the clock and short against what else happens on the machine: whatever slows the machine down for a

@@ -55,7 +55,7 @@ class Library:
         return True
 
     def unable(self, dtype: str) -> str | None:
-        """Why the library cannot compute with this dtype now, or None."""
+        """The reason why the library cannot compute with this dtype now, or None."""
         return None
 
     def namespace(self, x: Any) -> Any:
@@ -152,7 +152,7 @@ class Library:
     # Arrays that a kernel reads and writes by address ---------------------------------------------
 
     def no_address(self, x: Any) -> str | None:
-        """Why a parameter cannot be written by address, or None."""
+        """The reason why a parameter cannot be written by its address, or None."""
         return "its library does not say where it is stored"
 
     def addresses(self, params: Sequence[Any], itemsize: int) -> Addresses:

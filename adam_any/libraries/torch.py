@@ -60,7 +60,7 @@ class Torch(Library):
         return out
 
     def write(self, x: Any, new: Any) -> None:
-        """Write through a detached view, so that it is no part of the user's graph."""
+        """Write through a detached view, so that the write is not part of the user's graph."""
         x = x.detach()
         x.copy_(torch.view_as_complex(new.contiguous()) if x.is_complex() else new)
 

@@ -21,7 +21,7 @@ OPTIONS = ("--std=c++17", "--fmad=false", "-ftz=false", "--prec-div=true", "--pr
 
 
 class Code(NamedTuple):
-    """What a compilation gave."""
+    """The results of a compilation."""
 
     cubin: bytes
     ptx: str
@@ -30,7 +30,7 @@ class Code(NamedTuple):
 
 @cache
 def missing() -> str | None:
-    """Why NVRTC cannot be used, or None."""
+    """The reason why NVRTC cannot be used, or None."""
     try:
         version()
     except ImportError as error:

@@ -40,7 +40,7 @@ LONG, SHORT, BLOCKS = 16384, 2048, 2112
 
 
 def refusal(traced: Traced, leaf: Leaf) -> str | None:
-    """Why it cannot take the leaf, or None."""
+    """The reason why it cannot take the leaf, or None."""
     lacking = device.missing()
     if lacking is not None:
         return lacking
@@ -58,7 +58,7 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
 
 
 def summary() -> str:
-    """How it runs a leaf."""
+    """A line for `explain()`."""
     return "one launch for all arrays of a device and dtype, compiled by NVRTC"
 
 
@@ -234,12 +234,12 @@ class Launch:
 
 
 def _signed(number: int, k: int) -> int:
-    """What the `k`th call of the step of this number writes: numbers that grow."""
+    """The number that the `k`th call of a step writes; they grow."""
     return number * 64 + k
 
 
 def longest(elements: int) -> int:
-    """The length of a chunk in a launch for so many elements, a multiple of what a thread reads.
+    """The length of a chunk in a launch for this number of elements.
 
     So a launch has at most 2**31 - 1 blocks, which is CUDA's limit, up to 3 * 10**13 elements.
     """

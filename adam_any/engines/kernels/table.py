@@ -66,7 +66,7 @@ class Words:
         self._format.pack_into(self._room, 0, number, *values)
 
     def unfinished(self, number: int) -> Unfinished | None:
-        """How far the launch of this number has come; None if it is done."""
+        """The progress of the launch of this number; None if it is done."""
         _, begun, done = self.array[:3].tolist()
         if done == number:
             return None
@@ -112,7 +112,7 @@ def chunks(lengths: Sequence[int], limit: int) -> Any:
 
 
 def tasks(lengths: Any, grain: int) -> Any:
-    """Where each run of about `grain` elements begins among chunks of these lengths, and the end.
+    """The beginnings of runs of about `grain` elements among chunks of these lengths, and the end.
 
     A run ends with the chunk that reaches the next multiple of `grain`.
     """
@@ -122,7 +122,7 @@ def tasks(lengths: Any, grain: int) -> Any:
 
 
 def why_not_dense(leaf: Leaf) -> str | None:
-    """Why a leaf cannot be read as one line of aligned reals by its address, or None."""
+    """The reason why a leaf is not one line of aligned reals at an address, or None."""
     reason = leaf.library.no_address(leaf.array)
     if reason is not None:
         return f"{leaf.path!r} {reason}"
