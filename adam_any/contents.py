@@ -74,8 +74,10 @@ class Contents:
         return contents
 
     def current_plans(self, engine: str | None) -> list[Plan]:
-        """The plans; made anew if there are none, or a parameter has changed under its own name, as
-        after `model.half()`."""
+        """The plans, made anew if there are none or a parameter has changed under its own name.
+
+        It has after `model.half()`, for example.
+        """
         plans = self._plans
         if plans is not None and all([plan.current() for plan in plans]):
             return plans

@@ -126,7 +126,8 @@ class Written:
     def near(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[int]:
         """The gradients, of these addresses and sizes, that may overlap a leaf that is written.
 
-        `spoils` decides about those."""
+        `spoils` decides about those.
+        """
         if len(addresses) < 8:  # as fast as NumPy's calls for more
             found = []
             for k, low in enumerate(addresses):

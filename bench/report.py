@@ -74,7 +74,8 @@ def table(report: Report) -> str:
 
 def reached(report: Report) -> Iterator[tuple[str, str, str, str]]:
     """For each target that concerns what was measured: what, how much it should be and is, and
-    whether that is enough."""
+    whether that is enough.
+    """
     found = {(c.key, c.measure): c for c in report.comparisons if report.kind == "gpu"}
     for key, measure, name, least in RATIOS:
         if (c := found.get((key, measure))) and (ratio := c.ratio(name, OURS)) is not None:

@@ -60,8 +60,10 @@ class Plan(Protocol):
         ...
 
     def finish(self, number: int) -> list[Update] | Unfinished:
-        """The updates of the call of this number, completed if it was interrupted and can be; or
-        how far it has come."""
+        """The updates of the call of this number, if it is done or can be completed now.
+
+        Otherwise its progress.
+        """
         ...
 
 

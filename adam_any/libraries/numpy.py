@@ -134,8 +134,10 @@ class Addresses:
         return self._plain_addresses(grads) if self._plain else [None] * len(grads)
 
     def moved(self) -> bool:
-        """Whether a parameter has other memory, or another meaning: after `p.resize(n)`,
-        `p.strides = s`, `p.flags.writeable = False`."""
+        """Whether a parameter has other memory, or another meaning.
+
+        It has after `p.resize(n)`, `p.strides = s`, `p.flags.writeable = False`.
+        """
         return self._now() != self._facts
 
     def written(self, grads: Sequence[Any]) -> None:

@@ -115,8 +115,10 @@ class Torch(Library):
 
 
 class Addresses:
-    """Finds the gradients of torch parameters, by way of their memory: autograd sees no operation,
-    but learns that the tensors have changed."""
+    """Finds the gradients of torch parameters, by way of their memory.
+
+    Autograd sees no operation, but learns that the tensors have changed.
+    """
 
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
         self._params = params
@@ -138,8 +140,10 @@ class Addresses:
         return found
 
     def moved(self) -> bool:
-        """Whether a parameter has other memory, or another meaning: after `p.data = x`, `p.t_()`,
-        `p.resize_(n)`, `model.half()`."""
+        """Whether a parameter has other memory, or another meaning.
+
+        It has after `p.data = x`, `p.t_()`, `p.resize_(n)`, `model.half()`.
+        """
         return self._now() != self._facts
 
     def written(self, grads: Sequence[Any]) -> None:

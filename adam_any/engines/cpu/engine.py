@@ -126,8 +126,10 @@ class Plan:
     def _step_copied(
         self, number: int, values: Sequence[float], which: Sequence[int], grads: Any
     ) -> None:
-        """Update leaves by way of a line of reals into which their gradients are copied, piece by
-        piece; many small ones fill it together."""
+        """Update leaves by way of a line of reals, into which their gradients are copied in pieces.
+
+        Many small ones fill it together.
+        """
         self._piece = None
         line = np.empty(PIECE, self._dtype.compute)
         state: list[Any] = []

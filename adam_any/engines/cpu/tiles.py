@@ -128,8 +128,10 @@ class Launch:
 
 
 def _apart(program: Program) -> tuple[list[Instruction], dict[str, str]]:
-    """The instructions and outputs, with each input that is an output of another name copied first,
-    before anything is written."""
+    """The instructions and outputs, with inputs that are outputs of other names copied first.
+
+    So they are read before anything is written.
+    """
     copies = []
     outputs = dict(zip(program.state, program.outputs, strict=True))
     for name, out in outputs.items():

@@ -94,8 +94,10 @@ class Plan:
         return not self._arrays.moved()
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
-        """For each leaf the address of its gradient; or a gradient of another dtype, or a copy, in
-        the order of its parameter."""
+        """For each leaf the address of its gradient, or else what must be kept until the launch.
+
+        That is a gradient of another dtype, or a copy in the order of its parameter.
+        """
         self._refuse_capture()
         found = self._gradients.find(grads, written, self._look)
         self._bind_to(self._device.stream())

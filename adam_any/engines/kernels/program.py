@@ -41,8 +41,10 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """One update of one element. Names: `p`, `g`, `s_...` moments, `c_...` coefficients,
-    `k...` constants, `t...` results."""
+    """One update of one element.
+
+    Names: `p`, `g`, `s_...` moments, `c_...` coefficients, `k...` constants, `t...` results.
+    """
 
     #: `p` and the moments: each is read, and afterwards written.
     state: tuple[str, ...]
