@@ -45,7 +45,7 @@ Tick = Callable[[str], None]
 
 
 class MissingError(Exception):
-    """This competitor cannot take part; the message is the reason, for the table."""
+    """A competitor that cannot take part; the message is the reason, for the table."""
 
 
 def needed(module: str, package: str | None = None) -> Any:
