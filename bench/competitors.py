@@ -144,7 +144,7 @@ class Optax(Competitor):
 
 
 class Ours(Competitor):
-    """The package itself: `Adam`, or `Optimizer` with another rule; on arrays as `like` makes them."""
+    """The package itself: `Adam`, or `Optimizer` with another rule; arrays as `like` makes them."""
 
     def __init__(
         self,
