@@ -80,9 +80,9 @@ class Subject:
         self.shadows.learn(lr)
 
     def put(self, values: Sequence[Any]) -> None:
-        """Go on from these parameters, in new arrays."""
-        self.arrays = self._arrays(values)
-        self.opt.params = self.recipe.spec.unflatten(self.arrays)
+        """Go on from these numbers, assigned in new arrays and copied where they can be."""
+        self.opt.params = self.recipe.spec.unflatten(self._arrays(values))
+        self.take(self.opt.params)
         self.shadows.put(values)
 
     def restore(self, values: Sequence[Any]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ..recipes import pick
 from ..subject import Subject
-from . import files, inputs, interrupts, processes
+from . import files, inputs, interrupts, intrusions, processes
 
 ATTACKS: tuple[Callable[[Subject], str | None], ...] = (
     files.saved_and_loaded,
@@ -25,6 +25,10 @@ ATTACKS: tuple[Callable[[Subject], str | None], ...] = (
     inputs.replaced,
     inputs.taught,
     interrupts.interrupted,
+    intrusions.entered,
+    intrusions.mutated,
+    intrusions.raced,
+    intrusions.signalled,
     processes.copied,
     processes.forked,
 )
