@@ -33,17 +33,18 @@ def update({names}):
 
 @njit("void(int64, int64, int64, int64, int64)", error_model="numpy", nogil=True, cache={cache})
 def run(role, job, board, kernel, seats):
-    last, words = 0, job
+    last, own, words = 0, queue.mode(), job
     if role != queue.HELP:
         words = queue.load(job + 8 * queue.SCALARS)
         queue.store(words + 8, queue.load(words))
-    if role == queue.LEAD:
-        queue.begin(board, kernel, job, seats)
+    if role == queue.LEAD and not queue.begin(board, kernel, job, seats):
+        role = queue.ALONE
     while True:
         if role == queue.HELP:
             last, job = queue.join(board, kernel, last)
             if job == 0:
                 return
+            queue.set_mode(queue.load(board + queue.MODE))
         word = carray(queue.words(job), queue.WORDS)
         leaves = word[queue.LEAVES]
         address = carray(queue.words(word[queue.ADDRESSES]), ({arrays}, leaves))
@@ -69,6 +70,7 @@ def run(role, job, board, kernel, seats):
         if role != queue.HELP:
             break
         queue.leave(board)
+        queue.set_mode(own)
     if role == queue.LEAD:
         queue.end(board)
     queue.store(words + 16, queue.load(words))
