@@ -31,7 +31,7 @@ def update({names}):
         {body}
 
 
-@njit("void(int64, int64, int64, int64, int64)", error_model="numpy", nogil=True, cache={cache})
+@njit(error_model="numpy", nogil=True)
 def run(role, job, board, kernel, seats):
     last, own, words = 0, queue.mode(), job
     if role != queue.HELP:
@@ -77,7 +77,7 @@ def run(role, job, board, kernel, seats):
 '''
 
 
-def numba_source(program: Program, compute: str, *, cache: bool) -> str:
+def numba_source(program: Program, compute: str) -> str:
     """The text of a module whose `run` is the kernel of a program in a compute dtype."""
     facts = DTYPES[compute]
     reals = f"{facts.c}s"
@@ -90,7 +90,6 @@ def numba_source(program: Program, compute: str, *, cache: bool) -> str:
         reals=reals,
         size=facts.size,
         words=Words.SIZE,
-        cache=cache,
         names=", ".join((*rows, *program.scalars)),
         number=len(program.scalars),
         arrays=len(rows),
