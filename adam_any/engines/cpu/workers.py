@@ -142,8 +142,10 @@ def processors() -> int:
 
 @cache
 def quota(root: str = "/sys/fs/cgroup", me: str = "/proc/self/cgroup") -> int:
-    """The processors that the cgroup may use at a time, rounded up; many where neither it nor any
-    of those around it sets a limit."""
+    """The processors that the cgroup may use at a time, rounded up; many without a limit.
+
+    Those around it limit it, too.
+    """
     quotas = [math.inf]
     for line in _read(Path(me)).splitlines():
         number, controllers, group = line.split(":", 2)

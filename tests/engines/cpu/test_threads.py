@@ -31,8 +31,9 @@ COMMON = """
 import sys, threading, time
 import numpy as np
 from adam_any import Adam
-from adam_any.engines.cpu import work_queue, workers
+from adam_any.engines.cpu import payoff, work_queue, workers
 
+payoff.LOADING = payoff.COMPILING = 0
 workers.SHARE = workers.WAKE = 1000
 workers.threads = lambda: 2
 p, g = np.zeros(100_000, np.float32), np.ones(100_000, np.float32)
