@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from adam_any.engines.cpu import compiler as compiled
+from adam_any.engines.cpu import payoff
 from tests.helpers import emulated
 from tests.helpers.dense import KERNELS
 from tests.helpers.devices import DEVICES
@@ -57,6 +58,15 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         (reason, _), *others = reasons.most_common()
         more = f" (and {len(others)} more reasons)" if others else ""
         terminalreporter.line(f"{reasons.total():6} {reason}{more}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_at_once() -> Iterator[None]:
+    """Where Numba is there, the smallest step is compiled: `payoff` would leave it to tiles."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(payoff, "LOADING", 0)
+        patch.setattr(payoff, "COMPILING", 0)
+        yield
 
 
 @pytest.fixture

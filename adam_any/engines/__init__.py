@@ -44,17 +44,21 @@ class Explanation(tuple[Choice, ...]):
 def choose(traced: Traced, leaf: Leaf, engine: str | None) -> Choice:
     """The engine for one leaf, `engine` where the user forces it."""
     facts = leaf.backend
-    name, reason = REFERENCE, f"the reference; no faster engine serves {facts.library}"
-    fast = leaf.library.engine(facts.device)
-    if engine is not None:
-        name, reason = engine, "asked for"
-    elif fast is not None:
-        refusal = load(fast).refusal(traced, leaf)
-        if refusal is None:
-            name, reason = fast, load(fast).summary()
-        else:
-            reason = refusal
+    name, reason = _chosen(traced, leaf, engine)
+    if reason is None:
+        reason = load(name).summary()  # which may import a compiler, to say how it will run
     return Choice(leaf.path, facts.library, str(facts.device), facts.dtype, name, reason)
+
+
+def _chosen(traced: Traced, leaf: Leaf, engine: str | None) -> tuple[str, str | None]:
+    """The name of the engine, and why there is no faster one."""
+    if engine is not None:
+        return engine, "asked for"
+    fast = leaf.library.engine(leaf.backend.device)
+    if fast is None:
+        return REFERENCE, f"the reference; no faster engine serves {leaf.backend.library}"
+    refusal = load(fast).refusal(traced, leaf)
+    return (fast, None) if refusal is None else (REFERENCE, refusal)
 
 
 def explain(rule: Rule, leaves: Iterable[Leaf], engine: str | None) -> Explanation:
@@ -71,7 +75,7 @@ def plans(rule: Rule, leaves: Sequence[Leaf], engine: str | None) -> list[Plan]:
     traced = Traced(rule)
     groups: dict[tuple[str, Backend], list[Leaf]] = {}
     for leaf in leaves:
-        key = choose(traced, leaf, engine).engine, leaf.backend
+        key = _chosen(traced, leaf, engine)[0], leaf.backend
         groups.setdefault(key, []).append(leaf)
     made = [load(name).Plan(traced, group) for (name, _), group in groups.items()]
     return sorted(made, key=lambda plan: plan.in_place)

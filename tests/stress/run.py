@@ -16,6 +16,8 @@ from time import monotonic
 
 import numpy as np
 
+from adam_any.engines.cpu import payoff
+
 from . import memory
 from .attacks import burst
 from .recipes import JAX, NUMPY, PYTHON, TORCH, Random, Recipe, options, pick, plain, recipe
@@ -54,6 +56,7 @@ def run(minutes: float, seed: int, threads: int, tell: Callable[[str], None]) ->
 
     Generation `n` has the seed `seed + n`, and is the same in every run on the same libraries.
     """
+    payoff.LOADING = payoff.COMPILING = 0  # so that small leaves are compiled, too
     memory.settle()
     if find_spec("torch"):  # its own threads do not survive a fork
         import_module("torch").set_num_threads(1)

@@ -1,7 +1,8 @@
 """The CPU engine: one pass over memory, all leaves in one call, on every core.
 
-`engine` is the engine; `codegen` writes a program as Numba source and `compiler` compiles it, or
-`tiles` runs it by NumPy; `workers` and `work_queue` share the work between threads.
+`engine` is the engine; `tiles` runs a program by NumPy, until `payoff` says that compiling pays;
+then `codegen` writes it as Numba source, `compiler` compiles it, and `machine_code` keeps the
+result; `workers` and `work_queue` share the work between threads.
 """
 
 from .engine import Plan, refusal, summary

@@ -31,19 +31,20 @@ def update({names}):
         {body}
 
 
-@njit("void(int64, int64, int64, int64, int64)", error_model="numpy", nogil=True, cache={cache})
+@njit(error_model="numpy", nogil=True)
 def run(role, job, board, kernel, seats):
-    last, words = 0, job
+    last, own, words = 0, queue.mode(), job
     if role != queue.HELP:
         words = queue.load(job + 8 * queue.SCALARS)
         queue.store(words + 8, queue.load(words))
-    if role == queue.LEAD:
-        queue.begin(board, kernel, job, seats)
+    if role == queue.LEAD and not queue.begin(board, kernel, job, seats):
+        role = queue.ALONE
     while True:
         if role == queue.HELP:
             last, job = queue.join(board, kernel, last)
             if job == 0:
                 return
+            queue.set_mode(queue.load(board + queue.MODE))
         word = carray(queue.words(job), queue.WORDS)
         leaves = word[queue.LEAVES]
         address = carray(queue.words(word[queue.ADDRESSES]), ({arrays}, leaves))
@@ -69,13 +70,14 @@ def run(role, job, board, kernel, seats):
         if role != queue.HELP:
             break
         queue.leave(board)
+        queue.set_mode(own)
     if role == queue.LEAD:
         queue.end(board)
     queue.store(words + 16, queue.load(words))
 '''
 
 
-def numba_source(program: Program, compute: str, *, cache: bool) -> str:
+def numba_source(program: Program, compute: str) -> str:
     """The text of a module whose `run` is the kernel of a program in a compute dtype."""
     facts = DTYPES[compute]
     reals = f"{facts.c}s"
@@ -88,7 +90,6 @@ def numba_source(program: Program, compute: str, *, cache: bool) -> str:
         reals=reals,
         size=facts.size,
         words=Words.SIZE,
-        cache=cache,
         names=", ".join((*rows, *program.scalars)),
         number=len(program.scalars),
         arrays=len(rows),

@@ -1,18 +1,20 @@
 """A program compiled by Numba into one pass over memory.
 
 - Compiled once for a generated source, and kept: another learning rate, or optimizer, compiles
-  nothing. The machine code is kept on disk where there is a place for it.
-- Numba is imported, and its compiler started, by the first step that needs it, not before.
+  nothing. The machine code is kept on disk (`disk_cache`).
+- Numba is imported, and its compiler started, when that pays (`payoff`), not before.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,21 +24,27 @@ from ..kernels import disk_cache
 from ..kernels.program import Program
 from ..kernels.table import Table, Words
 from .codegen import numba_source
+from .machine_code import MachineCode
 
 #: Elements of a chunk at most, and at least where there are as many. Long ones are read faster (16
 #: million float32 by a tenth faster in chunks of 65536 than of 16384), short ones end together.
 CHUNK, SHORT = 1 << 16, 1 << 13
+
+#: The types of what a kernel is called with, and returns.
+SIGNATURE = "void(int64, int64, int64, int64, int64)"
 
 
 @cache
 def missing() -> str | None:
     """Why Numba cannot be used, or None."""
     try:
-        import_module("numba")
+        numba = import_module("numba")
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "numba":
             return "pip install numba for one compiled pass"
         return f"numba cannot be imported: {error}"  # such as one made for another NumPy
+    if numba.config.DISABLE_JIT:
+        return "NUMBA_DISABLE_JIT is set; unset it for one compiled pass"
     return None
 
 
@@ -84,6 +92,16 @@ class Launch:
         self._work(self._run, self._address, self._elements)
 
 
+def loaded(program: Program, compute: str) -> bool:
+    """Whether a kernel is in this process."""
+    return numba_source(program, compute) in _kernels
+
+
+def kept(program: Program, compute: str) -> bool:
+    """Whether the machine code of a kernel is likely to be on disk: asked without Numba."""
+    return disk_cache.likely(_key(numba_source(program, compute)))
+
+
 _lock = threading.RLock()
 _kernels: dict[str, Any] = {}
 
@@ -95,18 +113,33 @@ if hasattr(os, "register_at_fork"):
 
 
 def _kernel(program: Program, compute: str) -> Any:
-    text = numba_source(program, compute, cache=True)
+    text = numba_source(program, compute)
     with _lock:
         if text not in _kernels:
-            _kernels[text] = _compile(program, compute, text)
+            _kernels[text] = _compile(text)
         return _kernels[text]
 
 
-def _compile(program: Program, compute: str, text: str) -> Any:
-    version = Path(__file__).with_name("work_queue.py").read_text()
-    try:
-        return disk_cache.load(text, version).run
-    except OSError:  # nothing can be written anywhere
-        scope: dict[str, Any] = {"__name__": __name__}
-        exec(numba_source(program, compute, cache=False), scope)
-        return scope["run"]
+def _compile(text: str) -> Any:
+    """The function `run` of a module with this text: its machine code from a file, or compiled."""
+    import llvmlite
+    import numba
+
+    key = _key(text)
+    module = ModuleType(f"kernel_{key}")
+    sys.modules[module.__name__] = module  # Numba looks for a function's module by its name
+    exec(compile(text, f"<{module.__name__}>", "exec"), module.__dict__)
+    run = module.run
+    processor = run.targetctx.codegen().magic_tuple()
+    suffix = disk_cache.key(numba.__version__, llvmlite.__version__, *processor)
+    run._cache = MachineCode(f"{key}-{suffix}")
+    run.compile(SIGNATURE)
+    run.disable_compile()
+    return run
+
+
+@cache
+def _key(text: str) -> str:
+    """What stands for all that goes into a kernel but Numba and the processor."""
+    imported = Path(__file__).with_name("work_queue.py").read_text()
+    return disk_cache.key(text, imported, str(sys.implementation.cache_tag))

@@ -2,8 +2,8 @@
 
 - Takes writable NumPy arrays and torch CPU tensors that are dense in memory, in any order of their
   axes, of float32, float64, complex64 or complex128. It reads them in place.
-- The program is made from the rule; Numba compiles it, or NumPy walks it in cache-sized tiles. Both
-  give the bits of the reference.
+- The program is made from the rule; NumPy walks it in cache-sized tiles, until Numba compiles it
+  (`payoff`). Both give the bits of the reference.
 - A gradient of the same dtype and order is read in place; one of another precision or order is
   copied in pieces, so a step needs a few MB of memory more, whatever the size of the leaves.
 """
@@ -24,7 +24,8 @@ from ...rule import Coefficients
 from ..kernels.program import Traced
 from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
 from ..protocol import Unfinished, only
-from . import compiler, tiles
+from . import compiler
+from .payoff import Payoff
 
 #: Reals that are copied at a time from gradients that cannot be read in place.
 PIECE = 1 << 19
@@ -46,7 +47,10 @@ def summary() -> str:
     if lacking is not None:
         return f"one pass in cache-sized tiles; {lacking}"
     number = compiler.threads()
-    return f"one pass over memory, compiled by Numba, {number} thread{'s' * (number > 1)}"
+    return (
+        "one pass in cache-sized tiles, compiled by Numba once that pays, "
+        f"for {number} thread{'s' * (number > 1)}"
+    )
 
 
 class Plan:
@@ -62,9 +66,9 @@ class Plan:
         self._library, self._dtype = first.library, first.dtype
         self._parts = 2 if first.dtype.complex else 1
         self._arrays = first.library.addresses([leaf.array for leaf in leaves], first.dtype.size)
-        engine = tiles if compiler.missing() else compiler
-        self._kernel = engine.Kernel(traced.program, first.dtype.compute)
         lengths = [leaf.reals for leaf in leaves]
+        self._payoff = Payoff(traced.program, first.dtype.compute, lengths)
+        self._kernel = self._payoff.kernel()
         chunk = self._kernel.longest(sum(lengths))
         self._table = Table([addresses(leaf) for leaf in leaves], lengths, chunk)
         self._launch = self._kernel.bind(self._table)
@@ -75,8 +79,8 @@ class Plan:
         self._row = self._table.gradients.data
 
     def current(self) -> bool:
-        """Whether the parameters are where they were when the plan was made."""
-        return not self._arrays.moved()
+        """Whether parameters are where they were, and another kernel would not pay now."""
+        return not (self._arrays.moved() or self._payoff.due())
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
         """For each leaf the address of its gradient, or the gradient where it must be copied."""

@@ -12,6 +12,13 @@ A helper that has joined is counted before it looks whether the job is still ope
 waits for the count after it has closed the job: so no helper touches the memory of a job that has
 ended. After a job helpers look out for the next for about as long as waking them would take.
 
+The board is taken and given back here, and nowhere in Python, where an interrupt may come between
+any two lines: whatever is raised there, no job is left open and no leader in office. A thread that
+finds another one leading works alone.
+
+Rounding and flushing are modes of each thread (`torch.set_flush_denormal`, `fesetround`), so
+helpers work in that of the leader. They can on x86-64 and ARM64; elsewhere in their own.
+
 This module imports Numba. It is compiled into each generated kernel, and is part of its cache key.
 """
 
@@ -22,6 +29,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import int64, njit, types, void
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 #: What a thread does in a kernel call.
@@ -32,17 +40,25 @@ ADDRESSES, CHUNKS, TASKS, SCALARS, LEAVES, NUMBER = range(6)
 WORDS = 6
 
 # The board: byte offsets of its words. Those that all threads write have cache lines of their own.
-OPEN, KERNEL, JOB, SEATS, COUNT, ACTIVE, CLAIMED, BACK = 0, 8, 16, 24, 32, 128, 256, 384
+OPEN, KERNEL, JOB, SEATS, COUNT, LEADERS, MODE = range(0, 56, 8)
+ACTIVE, CLAIMED, BACK = 128, 256, 384
 
 #: How often a helper looks for the next job before it sleeps: for 0.1 to 0.6 ms.
 PATIENCE = 12000
 
-#: LLVM's name for what leaves a core to its other hardware thread for a moment.
-_PAUSE = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}.get(platform.machine())
+_X86 = platform.machine() in ("x86_64", "AMD64")
+_ARM = platform.machine() in ("aarch64", "arm64")
 
 
 def _word(context: Any, builder: Any, address: Any) -> Any:
     return builder.inttoptr(address, ir.IntType(64).as_pointer())
+
+
+def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
+    """A call of an LLVM intrinsic."""
+    kind = ir.FunctionType(result, [x.type for x in args])
+    module = builder.module
+    return builder.call(module.globals.get(name) or ir.Function(module, kind, name), args)
 
 
 @intrinsic
@@ -104,34 +120,73 @@ def add(typing: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def pause(typing: Any) -> Any:
-    """Wait for some tens of cycles."""
+    """Leave the core to its other hardware thread for some tens of cycles."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if _PAUSE is not None:
-            module, kind = builder.module, ir.FunctionType(ir.VoidType(), [])
-            builder.call(module.globals.get(_PAUSE) or ir.Function(module, kind, _PAUSE), [])
+        if _X86:
+            _call(builder, "llvm.x86.sse2.pause", ir.VoidType())
         return context.get_dummy_value()
 
     return void(), generate
 
 
+@intrinsic
+def mode(typing: Any) -> Any:
+    """The thread's control word of floating-point arithmetic; 0 where that is not known."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if _X86:
+            room = cgutils.alloca_once(builder, ir.IntType(32))
+            place = builder.bitcast(room, ir.IntType(8).as_pointer())
+            _call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), place)
+            return builder.zext(builder.load(room), ir.IntType(64))
+        if _ARM:
+            return _call(builder, "llvm.aarch64.get.fpcr", ir.IntType(64))
+        return ir.Constant(ir.IntType(64), 0)
+
+    return int64(), generate
+
+
+@intrinsic
+def set_mode(typing: Any, value: Any) -> Any:
+    """Compute as in the thread that had this control word."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if _X86:
+            room = cgutils.alloca_once(builder, ir.IntType(32))
+            builder.store(builder.trunc(args[0], ir.IntType(32)), room)
+            place = builder.bitcast(room, ir.IntType(8).as_pointer())
+            _call(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), place)
+        if _ARM:
+            _call(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), args[0])
+        return context.get_dummy_value()
+
+    return void(int64), generate
+
+
 @njit
-def begin(board: int, kernel: int, job: int, seats: int) -> None:
-    """Open a job for at most `seats` helpers."""
+def begin(board: int, kernel: int, job: int, seats: int) -> bool:
+    """Open a job for at most `seats` helpers; False if another thread leads one."""
+    if add(board + LEADERS, 1) != 0:
+        add(board + LEADERS, -1)
+        return False
     store(board + KERNEL, kernel)
     store(board + JOB, job)
     store(board + SEATS, seats)
+    store(board + MODE, mode())
     store(board + CLAIMED, 0)
     store(board + BACK, 0)
     store(board + OPEN, add(board + COUNT, 1) + 1)
+    return True
 
 
 @njit
 def end(board: int) -> None:
-    """Close the job, and wait until every helper has left it."""
+    """Close the job, wait until every helper has left it, and make room for another leader."""
     store(board + OPEN, 0)
     while load(board + ACTIVE) != 0:
         pause()
+    add(board + LEADERS, -1)
 
 
 @njit

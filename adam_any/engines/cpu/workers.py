@@ -8,6 +8,7 @@ parent has; and a parallel kernel takes 2.4 s to compile. Here the kernel is ser
 
 - any number of threads may step; one gets the helpers, the others work alone meanwhile;
 - a forked child starts helpers of its own when it needs them;
+- where threads take turns in one (gevent), a helper finds no job, and sleeps;
 - nothing of Numba's is started or set.
 
 As many threads work as the process may use: its affinity, its cgroup's quota, and Numba's
@@ -27,7 +28,7 @@ from time import perf_counter
 
 import numpy as np
 
-from .work_queue import ALONE, HELP, LEAD
+from .work_queue import ALONE, HELP, LEAD, LEADERS
 
 #: `run(role, job, board, kernel, seats)`, as `codegen` generates it.
 Run = Callable[[int, int, int, int, int], None]
@@ -44,52 +45,55 @@ SOON = 1e-4
 
 
 class _Helpers:
-    """The helpers of this process."""
+    """The helpers of this process, and the board on which they find their jobs.
+
+    All that is remembered here is which of them exist. An interrupt between any two lines costs the
+    help of one thread at most.
+    """
 
     def __init__(self) -> None:
-        self.free = threading.Lock()
-        self._board = np.zeros(64, np.int64)  # as words; the cache line it starts in is its own
-        self.board = self._board.ctypes.data + -self._board.ctypes.data % 64
-        self._asleep: list[threading.Lock] = []
-        self._number = 0
+        memory = np.zeros(64, np.int64)  # as words; the cache line the board starts in is its own
+        first = -memory.ctypes.data % 64 // 8
+        self.words = memory[first:].data
+        self.board = memory.ctypes.data + 8 * first
+        self._wakes: list[threading.Lock] = []
         self._ended = 0.0
         self._run: Run | None = None
-        self._leading = False
 
     def lead(self, run: Run, job: int, elements: int, number: int) -> None:
-        """Do a job with so many helpers at most. The caller holds `free`."""
-        self._run, self._leading = run, True
+        """Do a job with so many helpers at most."""
+        self._run = run
         if elements >= WAKE or perf_counter() - self._ended < SOON:
-            self._start(number)
-            for _ in range(min(number, len(self._asleep))):
-                self._asleep.pop().release()
-        try:
-            run(LEAD, job, self.board, id(run), number)
-        finally:
-            self._leading = False
+            self._wake(number)
+        run(LEAD, job, self.board, id(run), number)
         self._ended = perf_counter()
 
-    def _start(self, number: int) -> None:
-        try:
-            while self._number < number:
-                threading.Thread(target=self._help, name="adam_any", daemon=True).start()
-                self._number += 1
-        except RuntimeError:
-            pass  # no more threads can be had, or the interpreter is ending
+    def _wake(self, number: int) -> None:
+        """Wake so many helpers, or start them.
 
-    def _help(self) -> None:
-        wake = threading.Lock()
-        wake.acquire()
+        One that is awake looks for a job once more, since it may be about to sleep.
+        """
+        try:
+            for wake in self._wakes[:number]:
+                if wake.locked():
+                    wake.release()
+            while len(self._wakes) < number:
+                wake = threading.Lock()
+                threading.Thread(
+                    target=self._help, args=(wake,), name="adam_any", daemon=True
+                ).start()
+                self._wakes.append(wake)
+        except RuntimeError:
+            pass  # another thread has woken it, or no more can be had, or the interpreter ends
+
+    def _help(self, wake: threading.Lock) -> None:
         while True:
+            wake.acquire()
             run = None
-            # Until the last kernel has had no job for a while. A leader may have counted this
-            # helper as awake after it timed out: so check again before sleeping.
-            while run is not self._run or self._leading:
+            while run is not self._run:  # until there has been no job for its kernel for a while
                 run = self._run
                 assert run is not None
                 run(HELP, 0, self.board, id(run), 0)
-            self._asleep.append(wake)
-            wake.acquire()
 
 
 _helpers = _Helpers()
@@ -107,15 +111,14 @@ if hasattr(os, "register_at_fork"):
 def work(run: Run, job: int, elements: int) -> None:
     """Do a job of so many elements, with helpers where they are worth while and free."""
     helpers = _helpers
-    if elements < 2 * SHARE or (number := min(threads(), elements // SHARE) - 1) < 1:
+    if (
+        elements < 2 * SHARE
+        or helpers.words[LEADERS // 8]
+        or (number := min(threads(), elements // SHARE) - 1) < 1
+    ):
         run(ALONE, job, 0, 0, 0)
-    elif helpers.free.acquire(blocking=False):
-        try:
-            helpers.lead(run, job, elements, number)
-        finally:
-            helpers.free.release()
     else:
-        run(ALONE, job, 0, 0, 0)
+        helpers.lead(run, job, elements, number)
 
 
 def threads() -> int:
@@ -139,12 +142,16 @@ def processors() -> int:
 
 @cache
 def quota(root: str = "/sys/fs/cgroup", me: str = "/proc/self/cgroup") -> int:
-    """The processors that the cgroup may use at a time, rounded up; many where it sets no limit."""
+    """The processors that the cgroup may use at a time, rounded up; many without a limit.
+
+    Those around it limit it, too.
+    """
     quotas = [math.inf]
     for line in _read(Path(me)).splitlines():
         number, controllers, group = line.split(":", 2)
         base = Path(root) if number == "0" else Path(root) / controllers
-        for at in (base / group.lstrip("/"), base):
+        inside = Path(group.lstrip("/"))
+        for at in (base / inside, *(base / outer for outer in inside.parents)):
             quota, period = _limits(at, number == "0")
             if quota.isdigit() and int(period) > 0:
                 quotas.append(int(quota) / int(period))

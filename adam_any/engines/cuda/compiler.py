@@ -9,10 +9,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..kernels import disk_cache
@@ -62,11 +60,10 @@ def architecture(capability: tuple[int, int]) -> int | None:
     return max(usable, default=None)
 
 
-def cubin(text: str, architecture: int) -> Path:
-    """The file with the machine code of a text, compiled unless it has been before."""
-    key = repr((text, OPTIONS, version(), architecture))
-    name = f"kernel_{hashlib.sha256(key.encode()).hexdigest()[:24]}.cubin"
-    return disk_cache.get_or_create(name, lambda: compiled(text, architecture).cubin)
+def cubin(text: str, architecture: int) -> bytes:
+    """The machine code of a text, compiled unless it has been before."""
+    key = disk_cache.key(text, *OPTIONS, str(version()), str(architecture))
+    return disk_cache.get_or_create(key, lambda: compiled(text, architecture).cubin)
 
 
 def compiled(text: str, architecture: int, *options: str) -> Code:

@@ -85,13 +85,15 @@ class Device:
         found = architecture(self._number)
         assert found is not None  # such devices are refused
         with self.here:
-            return _load(str(compiler.cubin(text, found)), self._number)
+            return _load(text, found, self._number)
 
 
 @cache
-def _load(path: str, number: int) -> Callable[..., None]:
-    """The kernel in a file, loaded on the current device, which has this number."""
-    kernel: Callable[..., None] = _cupy().RawModule(path=path).get_function(NAME)
+def _load(text: str, architecture: int, number: int) -> Callable[..., None]:
+    """The kernel of a text, loaded on the current device, which has this number."""
+    module = _cupy().cuda.Module()
+    module.load(compiler.cubin(text, architecture))
+    kernel: Callable[..., None] = module.get_function(NAME)
     return kernel
 
 

@@ -1,79 +1,101 @@
-"""Files that are generated once and kept for every later process, by content.
+"""Machine code that is kept for every later process, in files.
 
-- In `$XDG_CACHE_HOME/adam_any`, or `~/.cache/adam_any`; where that cannot be written, among the
-  temporary files. Code is run from here, so never in a directory that others can write.
-- A file appears all at once (written aside, then renamed), and is the same whoever writes it, its
-  time of change included, by which Numba knows its machine code. So processes may race.
+- A key stands for all that the content depends on, so a file never changes its meaning, and
+  versions of the package, of Numba and of NVRTC leave each other's files alone.
+- A file ends in the checksum of its content. One that is damaged, by whatever, is not read: it is
+  made anew, as one that is missing.
+- It appears all at once (written aside, then renamed), so processes may race.
+- What nobody has read for a quarter of a year is deleted when something new is kept.
+- Where there is no folder to trust (`private_folder`), nothing is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
-import sys
 import tempfile
+import time
 from collections.abc import Callable
-from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
+
+from . import private_folder
+
+#: Seconds: how often a file is marked as used at most, and how long it is kept unused.
+DAY, LONG = 86400, 90 * 86400
+
+_CHECKSUM = hashlib.sha256().digest_size
+_PREFIX = "kernel_"
 
 
-def load(text: str, version: str = "") -> ModuleType:
-    """The module with this text, imported from its file. `version` stands for what it imports.
-
-    Raises OSError where no file can be kept.
-    """
-    name = f"kernel_{hashlib.sha256((version + text).encode()).hexdigest()[:24]}"
-    spec = spec_from_file_location(name, write(f"{name}.py", text.encode()))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module  # Numba looks for a function's module by its name
-    spec.loader.exec_module(module)
-    return module
+def key(*facts: str) -> str:
+    """What stands for these facts."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 
-def get_or_create(name: str, make: Callable[[], bytes]) -> Path:
-    """The path of a file whose content is made if there is none; the name must determine it."""
-    path = _directory() / name
-    return path if path.is_file() else write(name, make())
+def get_or_create(key: str, make: Callable[[], bytes]) -> bytes:
+    """The content of a file; made, and kept, if there is none."""
+    content = read(key)
+    if content is None:
+        content = make()
+        keep(key, content)
+    return content
 
 
-def write(name: str, content: bytes) -> Path:
-    """The path of a file with this content, to which the name must be unique."""
-    path = _directory() / name
-    if not path.is_file() or path.read_bytes() != content:
-        handle, aside = tempfile.mkstemp(dir=path.parent)
+def read(key: str) -> bytes | None:
+    """The content of a file; None if there is none, or it is damaged."""
+    path = _path(key)
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            data, used = file.read(), os.fstat(file.fileno()).st_mtime
+        if time.time() - used > DAY:
+            os.utime(path)
+    except OSError:
+        return None
+    content, checksum = data[:-_CHECKSUM], data[-_CHECKSUM:]
+    return content if hashlib.sha256(content).digest() == checksum else None
+
+
+def keep(key: str, content: bytes) -> None:
+    """Keep content for later processes, if that is possible."""
+    path = _path(key)
+    if path is None:
+        return
+    with suppress(OSError):  # such as a full disk
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=_PREFIX)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.utime(aside, (0, 0))
+            with open(handle, "wb") as file:
+                file.write(content + hashlib.sha256(content).digest())
             os.replace(aside, path)
         except BaseException:
             os.unlink(aside)
             raise
-    return path
+        _clean(path.parent)
 
 
-@cache
-def _directory() -> Path:
-    """A directory that can be written, and that belongs to this user alone."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    who = str(os.getuid()) if hasattr(os, "getuid") else "user"
-    for path in (Path(base) / "adam_any", Path(tempfile.gettempdir()) / f"adam_any-{who}"):
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if _ours(path):
-                with tempfile.TemporaryFile(dir=path):
-                    return path
-        except OSError:
-            continue
-    return Path(tempfile.mkdtemp(prefix="adam_any-"))
+def likely(beginning: str) -> bool:
+    """Whether there is a file for a key that begins so; not whether it can be used."""
+    path = _path(beginning)
+    if path is None:
+        return False
+    try:
+        return any(name.startswith(path.name) for name in os.listdir(path.parent))
+    except OSError:
+        return False
 
 
-def _ours(path: Path) -> bool:
-    if not hasattr(os, "getuid"):
-        return True  # Windows keeps temporary files by user
-    facts = path.stat()
-    return facts.st_uid == os.getuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def _path(key: str) -> Path | None:
+    folder = private_folder.folder()
+    return None if folder is None else folder / (_PREFIX + key)
+
+
+def _clean(folder: Path) -> None:
+    """Delete what has not been used for long. A process that wanted it now makes it anew."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > LONG:
+                        os.unlink(entry.path)

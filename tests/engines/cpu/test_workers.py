@@ -29,8 +29,10 @@ COMMON = """
 import hashlib, os, sys, threading
 import numpy as np
 from adam_any import Adam
+from adam_any.engines.cpu import payoff
 from adam_any.engines.cpu import workers as helpers
 
+payoff.LOADING = payoff.COMPILING = 0
 helpers.SHARE = helpers.WAKE = 1000
 NUMBER = int(os.environ.get("NUMBER", "3"))
 if NUMBER:

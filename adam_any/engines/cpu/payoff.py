@@ -1,0 +1,69 @@
+"""When compiling pays: until then a program runs in tiles, which give the same bits.
+
+Importing Numba and compiling takes a second or more, and a third of that where the machine code is
+on disk; a step of a few elements takes 30 us in tiles, and the steps of a small problem may never
+come to a second. So what tiles cost is counted, in elements and not in seconds. A program is
+compiled when that, and what a thousand steps more would, reaches the price: a large leaf at its
+first step, a small one perhaps never; nobody waits for much more than twice as long as if the
+number of steps had been known.
+
+It is compiled in a step, before anything is written, and not beside it: while Numba works in
+another thread, each NumPy call that lets go of the interpreter waits 5 ms to get it back.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from math import inf
+
+from ..kernels.program import Program
+from . import compiler, tiles
+
+#: What loading machine code costs, and compiling, in elements that tiles lag behind meanwhile: 0.4
+#: and 1.1 s at 2.3 ns (float32, one core of a Xeon); and what each tile costs beside its elements.
+LOADING, COMPILING = 1 << 27, 1 << 29
+TILE = 1 << 13
+
+#: How many steps a plan is expected to make yet.
+AHEAD = 1000
+
+#: What each program, in a compute dtype, has cost so far in this process.
+_spent: dict[tuple[Program, str], float] = {}
+
+
+class Payoff:
+    """The choice of the kernel for a plan whose leaves have so many reals each."""
+
+    def __init__(self, program: Program, compute: str, lengths: Sequence[int]) -> None:
+        self._key = program, compute
+        self._step = sum(n + -(-n // tiles.TILE) * TILE for n in lengths)
+        self._price: float = price(program, compute)
+
+    def kernel(self) -> tiles.Kernel | compiler.Kernel:
+        """The kernel for the first step of the plan, and those that follow."""
+        if self.due():
+            self._price = inf  # no other one will ever be due
+            if compiler.missing() is None:
+                try:
+                    return compiler.Kernel(*self._key)
+                except Exception as error:  # whatever it is, the steps can go on
+                    _spent[self._key] = -inf
+                    warnings.warn(
+                        f"Numba cannot compile a rule, which stays in tiles: {error!r}",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+        return tiles.Kernel(*self._key)
+
+    def due(self) -> bool:
+        """Count a step, and say whether a plan made now would have another kernel."""
+        spent = _spent[self._key] = _spent.get(self._key, 0.0) + self._step
+        return spent + AHEAD * self._step >= self._price
+
+
+def price(program: Program, compute: str) -> int:
+    """What it costs to have a program compiled: nothing, if it is."""
+    if compiler.loaded(program, compute):
+        return 0
+    return LOADING if compiler.kept(program, compute) else COMPILING
