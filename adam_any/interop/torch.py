@@ -23,6 +23,7 @@ from ..detect import backend, load
 from ..dtypes import is_complex
 from ..leaf import Leaf
 from ..state import state_dict
+from ..state.messages import same_names
 
 #: torch's names of the moments.
 MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq"}
@@ -58,7 +59,7 @@ def from_torch(opt: Adam, state: Mapping[str, Any], *, names: Iterable[str] | No
     Raises ValueError where the state does not fit.
     """
     leaves = _leaves(opt)
-    head = state_dict.head(opt.rule)
+    head = state_dict.head(opt.rule, params=False)
     groups = _groups(state)
     _require_equal(groups)
     for name, theirs in OPTIONS.items():
@@ -179,7 +180,7 @@ def _paths(
             f"{len(leaves)} leaves; there must be as many"
         )
     where = "the names of torch's parameters (names=list(opt.steps) matches by position)"
-    state_dict.same_names(where, dict.fromkeys(paths), list(leaves))
+    same_names(where, dict.fromkeys(paths), list(leaves))
     return paths
 
 
@@ -189,7 +190,7 @@ def _entry(opt: Adam, leaf: Leaf, entry: Any) -> dict[str, Any]:
     if entry is None:
         compute = leaf.backend.compute
         return {"step": 0, **{name: leaf.library.zeros(leaf.array, compute) for name in moments}}
-    state_dict.same_names(
+    same_names(
         f"torch's state of {leaf.path!r}", entry, ["step", *(MOMENTS[name] for name in moments)]
     )
     converted = {name: _moment(leaf, MOMENTS[name], entry[MOMENTS[name]]) for name in moments}
