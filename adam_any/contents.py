@@ -24,12 +24,15 @@ class Contents:
 
     __slots__ = ("_at", "_change", "_number", "_plans", "leaves", "rule", "torn", "written")
 
-    def __init__(self, rule: Rule, leaves: list[Leaf]) -> None:
+    def __init__(
+        self, rule: Rule, leaves: list[Leaf], values: Sequence[tuple[Leaf, Any]] = ()
+    ) -> None:
+        """Leaves with their state; `settle` writes `values` into those that can be written."""
         self.leaves = leaves
         self.written = _written(leaves)
         #: Whether a step was interrupted in its middle: parameters and moments do not fit together.
         self.torn = False
-        self._change: Change | None = None
+        self._change: Change | None = Assignment(values) if values else None
         self._plans: list[Plan] | None = None
         self._number = 0
         self._set_rule(rule)
@@ -68,9 +71,8 @@ class Contents:
                 values.append((own, x))
                 new = own
             leaves.append(new)
-        contents = Contents(self.rule, leaves)
+        contents = Contents(self.rule, leaves, values)
         contents.torn, contents._number = self.torn, self._number
-        contents._change = Assignment(values)
         return contents
 
     def current_plans(self, engine: str | None) -> list[Plan]:

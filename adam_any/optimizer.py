@@ -228,14 +228,15 @@ class Optimizer:
 
     @alone
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of the state.
+        """Return a copy of the moments and step counts, without the parameters.
+
+        Those are yours to keep, unlike in `save`; the key ``params`` is False to say so.
 
         Returns
         -------
         dict
             Format, rule, options, hyperparameters, and by path the step count and the moments.
-            Moments of a complex leaf are real, with a last axis of two. The parameters are yours,
-            and not in it.
+            Moments of a complex leaf are real, with a last axis of two.
 
         Raises
         ------
@@ -246,14 +247,18 @@ class Optimizer:
         return state_dict.to_dict(contents.rule, contents.leaves)
 
     @alone
-    def load_state_dict(self, state: Any) -> None:
-        """Copy a state in, from whatever library or device, by path.
+    def load_state_dict(self, state: Any, *, hyperparameters: bool = True) -> None:
+        """Copy moments and step counts in, from whatever library or device, by path.
+
+        The parameters stay as they are.
 
         Parameters
         ----------
         state : dict
-            What `state_dict` returned. Rule, options, paths and shapes must be equal;
-            hyperparameters are set. A schedule is saved as None, and stays as constructed.
+            What `state_dict` returned. Rule, options, paths and shapes must be equal.
+        hyperparameters : bool
+            Whether the numbers of the rule, such as the learning rate, are set to those of the
+            state. A schedule is saved as None, and stays as constructed.
 
         Raises
         ------
@@ -261,14 +266,16 @@ class Optimizer:
             Where the state does not fit; nothing has changed then.
         """
         contents = self._contents
-        self._restore(*state_dict.from_dict(contents.rule, contents.leaves, state))
+        new = state_dict.from_dict(contents.rule, contents.leaves, state, hyperparameters)
+        self._restore(*new)
 
     @alone
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a file in the safetensors format, which `load` reads.
+        """Write everything to a file, which `load` reads: a run can go on from it.
 
-        It takes the place of an old file at once, or not at all. Leaves on a device, and Dask's,
-        need one copy of the state on the host meanwhile. A schedule is not saved.
+        Parameters, moments, step counts and the rule's options and numbers, but no schedules, in
+        the safetensors format. It takes the place of an old file at once, or not at all. Leaves on
+        a device, and Dask's, are copied to the host one array at a time.
 
         Parameters
         ----------
@@ -280,7 +287,9 @@ class Optimizer:
         OSError
             Where the file cannot be written.
         ValueError
-            For a rule's option that a file cannot hold.
+            For a rule's option, or a path, that a file cannot hold.
+        TypeError
+            For a parameter that has changed under its own name, as after ``model.half()``.
         RuntimeError
             After an interrupted step.
         """
@@ -290,37 +299,46 @@ class Optimizer:
         file.save(path, contents.rule, contents.leaves)
 
     @alone
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Set the state to that of a file, saved on whatever library or device, by path.
+    def load(self, path: str | os.PathLike[str], *, params: bool = True) -> None:
+        """Set everything to what a file has, saved on whatever library or device, by path.
 
-        As `load_state_dict`; a checksum covers all of the file, and nothing is unpickled.
+        Parameters are written into the arrays that can be written; others are replaced, so take
+        them from `params`. A schedule stays as constructed. A checksum covers all of the file, and
+        nothing is unpickled.
 
         Parameters
         ----------
         path : path-like
             A file that `save` wrote.
+        params : bool
+            Whether the parameters are restored, too; if not, they stay as they are.
 
         Raises
         ------
         OSError
             Where the file cannot be read.
         ValueError
-            Where its content does not fit or is damaged; nothing has changed then.
+            Where its content does not fit or is damaged, or where it is of the older format,
+            which has no parameters, without ``params=False``; nothing has changed then.
+        TypeError
+            For a parameter that has changed under its own name, as after ``model.half()``.
         """
         from .state import file
 
         contents = self._contents
-        self._restore(*file.load(path, contents.rule, contents.leaves))
+        self._restore(*file.load(path, contents.rule, contents.leaves, params))
 
     def _restore(self, rule: Rule, restored: Iterable[Restored]) -> None:
-        rule = rules.validated(rule)
-        self._contents = Contents(
-            rule,
-            [
-                dataclasses.replace(leaf, steps=steps, moments=moments)
-                for leaf, steps, moments in restored
-            ],
-        )
+        rule, leaves, values = rules.validated(rule), [], []
+        for leaf, steps, moments, array in restored:
+            new = dataclasses.replace(leaf, steps=steps, moments=moments)
+            if array is not None and leaf.library.writable(leaf.array):
+                values.append((new, array))
+            elif array is not None:
+                new.array = array
+            leaves.append(new)
+        self._contents = Contents(rule, leaves, values)
+        self._contents.settle()
 
     @alone
     def __getstate__(self) -> dict[str, Any]:

@@ -40,6 +40,11 @@ class Tree:
         """Whether the whole tree is one leaf."""
         return self._spec.type is None
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the leaves are in the order of their containers: no dict of several is sorted."""
+        return not _sorts(self._spec)
+
     def build(self, leaves: Iterable[Any]) -> Any:
         """A tree of this structure, in new containers."""
         return optree.tree_unflatten(self._spec, leaves)
@@ -72,6 +77,11 @@ class Tree:
     @cached_property
     def _container(self) -> Container | None:
         return _container(self._spec)
+
+
+def _sorts(spec: optree.PyTreeSpec) -> bool:
+    several = spec.type in (dict, defaultdict) and spec.num_children > 1
+    return several or any(map(_sorts, spec.children()))
 
 
 class Container(NamedTuple):

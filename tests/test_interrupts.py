@@ -73,7 +73,8 @@ def alarm() -> Any:
 
 #: The modules whose lines are interrupted; not the one that lets a call in, where Python handles no
 #: signal between the lines in question.
-LINES = ("optimizer", "contents", "state_dict", "tree", "leaf", "check")
+LINES = ("optimizer", "contents", "tree", "leaf", "check")
+LINES += ("state_dict", "file", "safetensors", "document", "messages")
 
 
 def interrupt_at(line: int, call: Any) -> bool:

@@ -66,8 +66,12 @@ def run(example: Example) -> str:
     ],
 )
 def test_examples_run_and_print_what_they_say(
-    example: Example, request: pytest.FixtureRequest
+    example: Example,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # some write files
     require(request.config, next(lib for lib in LIBRARIES if lib.name == example.library))
     printed = run(example)
     for promised in re.findall(r"^print\(.*\)  # (.*)$", example.code, re.MULTILINE):

@@ -2,10 +2,11 @@
 
 - Plain dicts go in and come out, as `state_dict()` of torch.optim.Adam and AdamW makes them and
   `load_state_dict()` takes them. No file is read, so nothing is unpickled.
-- Parameters are matched by name, or by position where there are no names; shapes must be equal.
+- Parameters are matched by name, or by position where there are no names and the parameters here
+  have positions, as those in a list do and those in a dict do not; shapes must be equal.
 - What changes the meaning of the moments (amsgrad, maximize, decoupled) must be equal; what does
   not (lr, betas, eps, weight_decay) is taken over; how torch runs it (foreach, capturable, fused,
-  differentiable) is ignored.
+  differentiable) is not our affair.
 - Moments have the compute dtype here and the parameter's dtype there. Complex ones are complex
   there, and pairs of reals here.
 - torch is imported by `to_torch` alone.
@@ -23,86 +24,122 @@ from ..detect import backend, load
 from ..dtypes import is_complex
 from ..leaf import Leaf
 from ..state import state_dict
+from ..state.messages import few, same_names
+from .torch_groups import (
+    HYPERPARAMETERS,
+    OPTIONS,
+    checked,
+    hyperparameters,
+    require_equal,
+    require_options,
+)
 
 #: torch's names of the moments.
 MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq"}
 
-#: torch's names of the options that must be equal. Older versions do not save the last.
-OPTIONS = {
-    "amsgrad": "amsgrad",
-    "maximize": "maximize",
-    "decoupled": "decoupled_weight_decay",
-}
 
-HYPERPARAMETERS = ("lr", "betas", "eps", "weight_decay")
-
-#: Choices of how torch runs a step, which do not change its result.
-FLAGS = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
-
-
-def from_torch(opt: Adam, state: Mapping[str, Any], *, names: Iterable[str] | None = None) -> None:
+def from_torch(
+    opt: Adam,
+    state: Mapping[str, Any],
+    *,
+    names: Iterable[str] | None = None,
+    decoupled: bool | None = None,
+) -> None:
     """Set moments, step counts and hyperparameters to those of a torch optimizer's state dict.
 
-    opt : the optimizer to set. Its parameters are not touched; give it those of the torch run.
-    state : what `state_dict()` of a torch.optim.Adam or AdamW returned. Several parameter groups
-        are taken as one if their hyperparameters are equal.
-    names : the path here of each parameter there, in its order, such as
-        `[name for name, _ in model.named_parameters()]`. Without them the state's own
-        `param_names` are used, and without these the position: the order of `opt.steps`, in which
-        the keys of a dict are sorted.
+    Parameters
+    ----------
+    opt : Adam
+        The optimizer to set. Its parameters stay; give it those of the torch run.
+    state : dict
+        What `state_dict()` of a torch.optim.Adam or AdamW returned. Several parameter groups are
+        taken as one if their hyperparameters are equal.
+    names : iterable of str, optional
+        The path here of each parameter there, in its order, such as
+        ``[name for name, _ in model.named_parameters()]``. Without them the state's own
+        `param_names` are used, and without these the position, unless there is a dict among the
+        containers here, whose keys are sorted.
+    decoupled : bool, optional
+        Whether the weight decay there is AdamW's (True) or Adam's (False). It must be given where
+        there is decay and the state does not say it, as those of older versions do not.
 
+    Raises
+    ------
+    ValueError
+        Where the state does not fit; nothing has changed then.
+
+    Notes
+    -----
     A parameter that torch has not updated yet starts at zero. Moments of another precision, such as
     the bfloat16 ones of bfloat16 parameters, are converted to the compute dtype. A callable lr
-    stays. Everything is copied, and nothing has changed when an error is raised.
-
-    Raises ValueError where the state does not fit.
+    stays. Everything is copied.
     """
     leaves = _leaves(opt)
-    head = state_dict.head(opt.rule)
-    groups = _groups(state)
-    _require_equal(groups)
-    for name, theirs in OPTIONS.items():
-        if groups[0].get(theirs, head["options"][name]) != head["options"][name]:
-            raise ValueError(
-                f"{theirs} is {groups[0][theirs]!r} in torch's state, but {name} is "
-                f"{head['options'][name]!r} here; make an optimizer with the same options"
-            )
-    head["hyperparameters"] = _hyperparameters(groups[0])
-    keys = [key for group in groups for key in group["params"]]
-    entries = state["state"]
-    found = {
-        path: _entry(opt, leaves[path], entries.get(key))
-        for key, path in zip(keys, _paths(groups, keys, leaves, names), strict=True)
-    }
+    head = state_dict.head(opt.rule, params=False)
+    groups = checked(state)
+    require_equal(groups)
+    head["hyperparameters"] = hyperparameters(groups[0])
+    require_options(head["options"], groups[0], decoupled)
+    paths, entries = _paths(opt, groups, names), state["state"]
+    homeless = [key for key in entries if key not in paths]
+    if homeless:
+        raise ValueError(
+            f"torch's state has moments of {few(homeless)}, which are no parameters of its "
+            "groups; take them out of its 'state' if they are not needed"
+        )
+    found = {path: _entry(opt, leaves[path], entries.get(key)) for key, path in paths.items()}
     opt.load_state_dict({**head, "state": found})
 
 
-def to_torch(opt: Adam) -> dict[str, Any]:
-    """The state as a dict that `load_state_dict()` of torch.optim.Adam or AdamW takes.
+def to_torch(
+    opt: Adam, like: Mapping[str, Any] | None = None, *, names: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """Return the state as a dict that `load_state_dict()` of torch.optim.Adam or AdamW takes.
 
-    Parameters are numbered in the order of `opt.steps`, which are their `param_names`; the torch
-    optimizer must be made with its parameters in that order. Tensors are copies, on the parameter's
-    device for torch parameters and on the CPU for others, in the compute dtype; torch rounds them
-    to the parameter's dtype when it loads them. A callable lr is written as its value at the
-    largest step count.
+    Parameters
+    ----------
+    opt : Adam
+        The optimizer.
+    like : dict, optional
+        What `state_dict()` of the torch optimizer that will load it returns. Its groups and all in
+        them that is not ours are kept: foreach, capturable, fused, differentiable, and what a
+        scheduler put there. Without it torch sets these to its defaults, since its
+        `load_state_dict` replaces whole groups, and must have one group.
+    names : iterable of str, optional
+        The path here of each parameter there, in its order, such as
+        ``[name for name, _ in model.named_parameters()]``; they become its `param_names`. Without
+        them those of `like` are used, and without these the position, unless there is a dict among
+        the containers here, whose keys are sorted: torch itself looks at the position alone, and
+        would give one parameter the moments of another.
 
-    Raises RuntimeError after an interrupted step.
+    Returns
+    -------
+    dict
+        Tensors are copies, on the parameter's device for torch parameters and on the CPU for
+        others, in the compute dtype; torch rounds them to the parameter's dtype when it loads them.
+        A callable lr is written as its value at the largest step count.
+
+    Raises
+    ------
+    ValueError
+        Where `names` or `like` do not fit.
+    RuntimeError
+        After an interrupted step.
     """
     import torch
 
-    leaves = list(_leaves(opt).values())
+    leaves = _leaves(opt)
     opt._whole()
+    groups = [{"params": list(range(len(leaves)))}] if like is None else checked(like)
+    paths = _paths(opt, groups, names)
     rule = rules.at(opt.rule)(max(opt.steps.values(), default=0))
-    settings = {name: getattr(rule, name) for name in HYPERPARAMETERS}
-    group = {
-        **settings,
+    settings = {
+        **{name: getattr(rule, name) for name in HYPERPARAMETERS},
         **{theirs: getattr(opt.rule, name) for name, theirs in OPTIONS.items()},
-        **FLAGS,
-        "params": list(range(len(leaves))),
-        "param_names": [leaf.path for leaf in leaves],
     }
     state = {}
-    for key, leaf in enumerate(leaves):
+    for key, path in paths.items():
+        leaf = leaves[path]
         if leaf.steps:  # torch has no state for what it has not updated
             # As torch counts, in float32, while that is exact.
             dtype = torch.float32 if leaf.steps <= 2**24 else torch.float64
@@ -111,7 +148,13 @@ def to_torch(opt: Adam) -> dict[str, Any]:
                 "step": torch.tensor(float(leaf.steps), dtype=dtype),
                 **{MOMENTS[name]: _tensor(leaf, moment) for name, moment in moments},
             }
-    return {"state": state, "param_groups": [group]}
+    return {
+        "state": state,
+        "param_groups": [
+            {**group, **settings, "param_names": [paths[key] for key in group["params"]]}
+            for group in groups
+        ],
+    }
 
 
 def _leaves(opt: Adam) -> dict[str, Leaf]:
@@ -120,67 +163,28 @@ def _leaves(opt: Adam) -> dict[str, Leaf]:
     return {leaf.path: leaf for leaf in opt._contents.leaves}
 
 
-def _groups(state: Any) -> list[Mapping[str, Any]]:
-    """The parameter groups of a state dict, if it is one."""
-    if not isinstance(state, Mapping) or not isinstance(state.get("state"), Mapping):
-        raise ValueError(
-            "not a torch.optim state_dict; pass what state_dict() of the torch optimizer returned"
-        )
-    groups = state.get("param_groups")
-    needed = {"params", "amsgrad", *HYPERPARAMETERS}
-    if not isinstance(groups, Sequence) or not groups:
-        raise ValueError("torch's state has no param_groups")
-    for group in groups:
-        if not isinstance(group, Mapping) or not needed <= group.keys():
-            raise ValueError(
-                f"a parameter group of torch's state lacks one of {sorted(needed)}; "
-                "it must be that of torch.optim.Adam or AdamW"
-            )
-    return list(groups)
-
-
-def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a group, as Python floats; torch allows tensors."""
-    try:
-        betas = tuple(float(beta) for beta in group["betas"])
-        return {name: betas if name == "betas" else float(group[name]) for name in HYPERPARAMETERS}
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"a hyperparameter of torch's state is not a number: {error}") from None
-
-
-def _require_equal(groups: Sequence[Mapping[str, Any]]) -> None:
-    def settings(group: Mapping[str, Any]) -> dict[str, Any]:
-        options = {theirs: group.get(theirs) for theirs in OPTIONS.values()}
-        return {**_hyperparameters(group), **options}
-
-    for group in groups[1:]:
-        for name, value in settings(group).items():
-            first = settings(groups[0])[name]
-            if value != first:
-                raise ValueError(
-                    f"{name} is {first!r} in one parameter group and {value!r} in another; use "
-                    "several optimizers, one for each group"
-                )
-
-
 def _paths(
-    groups: Sequence[Mapping[str, Any]],
-    keys: Sequence[Any],
-    leaves: Mapping[str, Leaf],
-    names: Iterable[str] | None,
-) -> list[str]:
-    """The path here of each of torch's parameters."""
+    opt: Adam, groups: Sequence[Mapping[str, Any]], names: Iterable[str] | None
+) -> dict[Any, str]:
+    """The path here of each of torch's parameters, by its key there."""
+    keys, leaves = [key for group in groups for key in group["params"]], list(opt.steps)
     if names is None and all("param_names" in group for group in groups):
         names = [name for group in groups for name in group["param_names"]]
-    paths = list(leaves) if names is None else list(names)
+    if names is None and len(leaves) > 1 and not opt._tree.ordered:
+        raise ValueError(
+            "torch's parameters have positions and no names, and those here are in a dict, whose "
+            "keys are sorted: pass names=[name for name, _ in model.named_parameters()], or "
+            "names=list(opt.steps) if torch has them in that order"
+        )
+    paths = leaves if names is None else list(names)
     if len(paths) != len(keys) or len(keys) != len(leaves):
         raise ValueError(
             f"torch's state has {len(keys)} parameters and {len(paths)} names, this optimizer "
             f"{len(leaves)} leaves; there must be as many"
         )
     where = "the names of torch's parameters (names=list(opt.steps) matches by position)"
-    state_dict.same_names(where, dict.fromkeys(paths), list(leaves))
-    return paths
+    same_names(where, dict.fromkeys(paths), leaves)
+    return dict(zip(keys, paths, strict=True))
 
 
 def _entry(opt: Adam, leaf: Leaf, entry: Any) -> dict[str, Any]:
@@ -189,7 +193,7 @@ def _entry(opt: Adam, leaf: Leaf, entry: Any) -> dict[str, Any]:
     if entry is None:
         compute = leaf.backend.compute
         return {"step": 0, **{name: leaf.library.zeros(leaf.array, compute) for name in moments}}
-    state_dict.same_names(
+    same_names(
         f"torch's state of {leaf.path!r}", entry, ["step", *(MOMENTS[name] for name in moments)]
     )
     converted = {name: _moment(leaf, MOMENTS[name], entry[MOMENTS[name]]) for name in moments}
@@ -210,6 +214,10 @@ def _moment(leaf: Leaf, name: str, x: Any) -> Any:
             "order may differ: pass names"
         )
     library = load(facts.library)
+    try:
+        library.accept(x, name)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{leaf.path!r}: {error}") from None
     xp = library.namespace(x)
     return xp.astype(library.reals(x), getattr(xp, leaf.backend.compute))
 

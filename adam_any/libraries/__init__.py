@@ -110,14 +110,17 @@ class Library:
         return self.namespace(x).asarray(x, copy=True)
 
     def to_host(self, x: Any) -> Any:
-        """A NumPy array with the numbers of `x`."""
+        """A NumPy array with the numbers of `x`.
+
+        torch's bfloat16, which NumPy does not have, as unsigned integers of the same bits.
+        """
         import numpy as np
 
         return np.from_dlpack(x)
 
     def from_host(self, host: Any, like: Any) -> Any:
-        """An array on the device of `like` with the numbers of a NumPy array."""
-        return self.namespace(like).asarray(host, device=like.device)
+        """A copy, of the kind of `like` and where it is, of a NumPy array as `to_host` gives it."""
+        return self.namespace(like).asarray(host, device=like.device, copy=True)
 
     # Computing ------------------------------------------------------------------------------------
 

@@ -80,10 +80,10 @@ class NumPy(Library):
         return np.asarray(x)
 
     def from_host(self, host: Any, like: Any) -> Any:
-        """A copy in the order of `like`."""
+        """A copy in the order of `like`; a scalar for a scalar."""
         out = np.empty_like(like)
         out[...] = host
-        return out
+        return out[()] if isinstance(like, np.generic) else out
 
     @np.errstate(all="ignore")
     def largest(self, arrays: Sequence[Any]) -> list[float]:

@@ -31,5 +31,9 @@ class Python(NumPy):
     def like(self, x: Any, new: Any) -> Any:
         return float(new)
 
+    def from_host(self, host: Any, like: Any) -> Any:
+        """A float for a float; its moments are arrays."""
+        return float(host) if isinstance(like, float) else super().from_host(host, like)
+
 
 LIBRARY = Python("python")

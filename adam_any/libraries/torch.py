@@ -29,6 +29,8 @@ class Torch(Library):
 
         A gradient may be a zero tensor; a meta tensor is refused by its device.
         """
+        if x.is_nested:
+            raise TypeError(f"the {what} is a nested tensor; pass the tensors in it one by one")
         if x.layout != torch.strided:
             raise TypeError(f"the {what} has layout {x.layout}; pass .to_dense() of it")
         if what != "gradient" and (x.is_meta or x._is_zerotensor()):
@@ -72,9 +74,15 @@ class Torch(Library):
         return out.requires_grad_(x.requires_grad)
 
     def to_host(self, x: Any) -> Any:
-        return x.detach().cpu().numpy()
+        """A view of a tensor on the CPU; x.numpy() would forbid for ever to resize its storage."""
+        x = x.detach().resolve_conj().resolve_neg().cpu()
+        if x.dtype == torch.bfloat16:
+            return super().to_host(x.view(torch.int16)).view("u2")
+        return super().to_host(x)
 
     def from_host(self, host: Any, like: Any) -> Any:
+        if host.dtype == "u2":  # the bits of bfloat16
+            return torch.tensor(host.view("i2"), device=like.device).view(torch.bfloat16)
         return torch.tensor(host, dtype=like.dtype, device=like.device)
 
     def largest(self, arrays: Sequence[Any]) -> list[float]:

@@ -3,15 +3,16 @@
 - The old checkpoint or the new one is there, whole, whatever happens while one is saved.
 - Loading checks everything, and a checksum over all of it, before anything changes. Whatever is
   wrong with the content is a ValueError; a file that cannot be read or written is an OSError.
-- Nothing is unpickled, and no name in a file is ever used as a path.
-- Nothing is read, nor memory asked for, whose dtype and shape this optimizer does not expect.
-- Saving needs one host copy of the state for leaves on a device, for Dask, and for layouts other
-  than C, and none for others. Loading needs one moment at a time on the host, beside the new state.
+- Nothing is unpickled or mapped, and no name in a file is ever used as a path.
+- No memory is asked for whose dtype and shape this optimizer does not expect.
+- Saving needs one array at a time on the host, for leaves on a device, for Dask, and for layouts
+  other than C, and none for others. Loading needs one at a time, beside a copy of the new state.
 
-The file holds a tensor `path/moment` for each moment of each leaf, and two strings of metadata:
-`adam_any` is a JSON document with format, rule, options, hyperparameters and the step count of each
-path; `sha256` is the checksum of that document and, in the order of their names, one line for each
-tensor: the JSON list of its name, dtype, shape and the sha256 of its bytes.
+The file holds for each leaf a tensor `path/param` and for each of its moments `path/moment`, in
+their own precision, complex numbers as pairs in a last axis of two; and two strings. `adam_any` is
+a JSON document: what `state_dict.head` has, and the step count of each path. `sha256` is the
+checksum of that document and, in the order of their names, one line for each tensor: the JSON list
+of its name, dtype, shape and the sha256 of its bytes. Format 1 had no parameters.
 """
 
 from __future__ import annotations
@@ -20,188 +21,220 @@ import contextlib
 import errno
 import hashlib
 import json
-import numbers
 import os
-import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
 
 from ..check import shape_of
 from ..dtypes import DTYPES
 from ..leaf import Leaf
 from ..rule import Rule
-from . import state_dict
+from . import document, state_dict
 from .atomic_write import replacing
+from .messages import same_names, shortened
+from .safetensors import SIZES, Kind, Reader, header, in_order, write
 from .state_dict import Restored
 
 Path = str | os.PathLike[str]
 
+PARAM = "param"
+
+#: The checksum's names of dtypes, by the format's.
+NAMES = {row.file: row.real for row in DTYPES.values()}
+
+
+class Stored(NamedTuple):
+    """An array of a leaf, its parameter or a moment, and what it is in a file."""
+
+    leaf: Leaf
+    what: str
+    array: Any
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        """Its name in the file."""
+        return f"{self.leaf.path}/{self.what}"
+
 
 def save(path: Path, rule: Rule, leaves: Sequence[Leaf]) -> None:
-    """Write the state of `leaves` to a file, or leave what was there as it was."""
-    tensors = {
-        _name(leaf, moment): _host(leaf, x)
-        for leaf in leaves
-        for moment, x in zip(rule.moments, leaf.moments, strict=True)
-    }
-    if len(tensors) < len(leaves) * len(rule.moments):
-        raise ValueError("two moments have the same name path/moment in the file; rename a key")
+    """Write parameters and state of `leaves` to a file, or leave what was there as it was."""
+    stored = {x.name: x for leaf in leaves for x in _stored(rule, leaf, params=True)}
+    if len(stored) < len(leaves) * (1 + len(rule.moments)):
+        raise ValueError("two arrays have the same name path/moment in the file; rename a key")
+    _check_paths(leaves)
     steps = {leaf.path: leaf.steps for leaf in leaves}
-    document = _document({**state_dict.head(rule), "steps": steps})
-    seal = _seal(document, (_line(name, tensor) for name, tensor in tensors.items()))
-    with replacing(path) as new:
-        _write(new, tensors, {"adam_any": document, "sha256": seal})
+    text = document.dumps({**state_dict.head(rule, params=True), "steps": steps})
+    kinds = {name: x.kind for name, x in stored.items()}
+
+    def beginning(seal: str) -> bytes:
+        return header(kinds, {"adam_any": text, "sha256": seal})
+
+    placeholder = beginning(64 * "0")  # as long as with the checksum, which comes out last
+    with replacing(path) as file:
+        file.write(placeholder)
+        lines = [_line(name, kinds[name], _write(file, stored[name])) for name in in_order(kinds)]
+        file.seek(0)
+        file.write(beginning(_seal(text, lines)))
 
 
-def load(path: Path, rule: Rule, leaves: Sequence[Leaf]) -> tuple[Rule, list[Restored]]:
-    """The rule and the leaves' new state, as `state_dict.from_dict` gives them, from a file."""
+def load(
+    path: Path, rule: Rule, leaves: Sequence[Leaf], params: bool
+) -> tuple[Rule, list[Restored]]:
+    """The rule and the leaves' new state, as `state_dict.from_dict` gives them, from a file.
+
+    With `params` also their new parameters.
+    """
     with _opened(path) as file:
-        document, seal = _metadata(file)
-        head = _parsed(document)
+        text, seal = _metadata(file)
+        head = state_dict.current(document.loads(text))
         steps = head.pop("steps", None)
         rule = state_dict.restored_rule(rule, head)
+        if params and not head["params"]:
+            raise ValueError(
+                "the file is of format 1, which has no parameters; put them back yourself, and "
+                "pass params=False"
+            )
         counts = state_dict.counts(leaves, steps)
-        _check_tensors(file, rule, leaves)
-        lines: list[str] = []
-        restored = [
-            Restored(leaf, count, tuple(_moments(file, rule, leaf, lines)))
-            for leaf, count in zip(leaves, counts, strict=True)
-        ]
-    if _seal(document, lines) != seal:
+        wanted = [x for leaf in leaves for x in _stored(rule, leaf, params)]
+        others = [f"{leaf.path}/{PARAM}" for leaf in leaves if head["params"] and not params]
+        _check_tensors(file, wanted, others)
+        lines = [_line(name, file.kinds[name], file.read(name)) for name in others]
+        new = {}
+        for x in wanted:
+            host = _empty(x)
+            lines.append(_line(x.name, x.kind, file.read(x.name, _bytes(host))))
+            new[x.name] = x.leaf.library.from_host(host, x.array)
+    if _seal(text, lines) != seal:
         raise ValueError(f"{os.fsdecode(path)}: the checksum is wrong, so the file is damaged")
-    return rule, restored
+    return rule, [
+        Restored(
+            leaf,
+            count,
+            tuple(new[f"{leaf.path}/{moment}"] for moment in rule.moments),
+            new.get(f"{leaf.path}/{PARAM}"),
+        )
+        for leaf, count in zip(leaves, counts, strict=True)
+    ]
 
 
-def _name(leaf: Leaf, moment: str) -> str:
-    return f"{leaf.path}/{moment}"
+def _stored(rule: Rule, leaf: Leaf, params: bool) -> list[Stored]:
+    """The moments of a leaf, and its parameter, where that is asked for."""
+    compute = DTYPES[leaf.backend.compute].file
+    found = [
+        Stored(leaf, name, moment, Kind(compute, shape_of(moment)))
+        for name, moment in zip(rule.moments, leaf.moments, strict=True)
+    ]
+    if params:
+        kind = Kind(leaf.dtype.file, leaf.shape + (2,) * leaf.dtype.complex)
+        found.append(Stored(leaf, PARAM, _unchanged(leaf), kind))
+    return found
 
 
-def _line(name: str, tensor: Any) -> str:
+def _unchanged(leaf: Leaf) -> Any:
+    """The parameter; TypeError or ValueError where it has changed under its own name."""
+    x, library = leaf.array, leaf.library
+    try:
+        library.accept(x, "parameter")
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{leaf.path!r}: {error}") from None
+    have, want = (library.dtype(x), shape_of(x)), (leaf.backend.dtype, leaf.shape)
+    if have != want:
+        raise TypeError(
+            f"{leaf.path!r}: the parameter has become {have[0]} of {have[1]}, but it was "
+            f"{want[0]} of {want[1]}; change it back, or make a new optimizer, and load this one's "
+            "state_dict() with hyperparameters=False"
+        )
+    return x
+
+
+def _line(name: str, kind: Kind, digest: str) -> str:
     """The line of one tensor, which the checksum covers."""
-    data = hashlib.sha256(tensor.reshape(-1).view("uint8")).hexdigest()
-    return json.dumps([name, tensor.dtype.name, tensor.shape, data])
+    return json.dumps([name, NAMES[kind.dtype], kind.shape, digest])
 
 
 def _seal(document: str, lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join([document, *sorted(lines)]).encode()).hexdigest()
 
 
+def _bytes(host: Any) -> memoryview:
+    """The memory of an array in C order."""
+    return memoryview(host.reshape(-1).view("uint8"))
+
+
 # Writing -----------------------------------------------------------------------------------------
 
 
-def _host(leaf: Leaf, moment: Any) -> Any:
-    import numpy as np
-
-    # safetensors writes the memory of an array from its first byte on, whatever its strides.
+def _write(file: IO[bytes], stored: Stored) -> str:
     # Not ascontiguousarray, which makes a 0-d array one of one dimension.
-    return np.asarray(leaf.library.to_host(moment), order="C")
+    data = _bytes(np.asarray(stored.leaf.library.to_host(stored.array), order="C"))
+    if len(data) != stored.kind.nbytes:
+        raise ValueError(f"{stored.leaf.path!r}: {stored.what} is not {stored.kind}")
+    return write(file, data)
 
 
-def _document(values: dict[str, Any]) -> str:
-    """The JSON document; ValueError for an option or hyperparameter that would not survive it."""
-    for name, value in [*values["options"].items(), *values["hyperparameters"].items()]:
+def _check_paths(leaves: Iterable[Leaf]) -> None:
+    for leaf in leaves:
         try:
-            survives = _frozen(json.loads(_json(value))) == value
-        except TypeError:
-            survives = False
-        if not survives:
+            leaf.path.encode()
+        except UnicodeEncodeError:
             raise ValueError(
-                f"{name} is {value!r}, which a file cannot hold; it must be a number, a string, a "
-                "bool, None or a tuple of these (state_dict can hold anything)"
-            )
-    return _json(values)
-
-
-def _json(value: Any) -> str:
-    def number(x: Any) -> int | float:  # NumPy's, say
-        if isinstance(x, numbers.Real):
-            return int(x) if isinstance(x, numbers.Integral) else float(x)
-        raise TypeError
-
-    return json.dumps(value, default=number)
-
-
-def _frozen(value: Any) -> Any:
-    """A JSON value with tuples for its lists: the fields of a frozen rule are tuples."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _write(new: str, tensors: Mapping[str, Any], metadata: dict[str, str]) -> None:
-    from safetensors.numpy import save_file
-
-    try:
-        save_file(dict(tensors), new, metadata=metadata)
-    except SafetensorError as error:
-        # An error of the system's has its number in the message only.
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise ValueError(f"a file cannot hold this state: {error}") from None
-        raise OSError(int(number[1]), str(error)) from error
+                f"{shortened(leaf.path)}: this path has surrogates, halves of characters, which a "
+                "file cannot hold; rename the key"
+            ) from None
 
 
 # Reading -----------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """An open safetensors file, whose own errors become ValueErrors."""
+def _opened(path: Path) -> Iterator[Reader]:
+    """An open file of the format."""
     name = os.fsdecode(path)
     if not stat.S_ISREG(os.stat(name).st_mode):
         raise OSError(errno.EINVAL, "not a regular file", name)
-    open(name, "rb").close()  # for Python's own errors, which say more
-    try:
-        # Not mapped: where another machine replaces a file that is mapped, reading it kills us.
-        with safe_open(name, framework="numpy", backend="pread") as file:
-            yield file
-    except SafetensorError as error:
-        raise ValueError(f"{name}: not a checkpoint, or damaged: {error}") from None
+    with open(name, "rb") as file:
+        yield Reader(file)
 
 
-def _metadata(file: Any) -> tuple[str, str]:
+def _metadata(file: Reader) -> tuple[str, str]:
     """The document and the checksum."""
-    found = file.metadata() or {}
-    if sorted(found) != ["adam_any", "sha256"]:
-        raise ValueError("the file was not written by adam_any: it has other metadata")
-    return found["adam_any"], found["sha256"]
+    match file.metadata:
+        case {"adam_any": str(document), "sha256": str(seal)} if len(file.metadata) == 2:
+            return document, seal
+    raise ValueError("the file was not written by adam_any: it has other metadata")
 
 
-def _parsed(document: str) -> dict[str, Any]:
-    try:
-        values = json.loads(document)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the file is damaged: its metadata is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError("the file is damaged: its metadata is not a JSON object")
-    if isinstance(values.get("options"), dict):
-        values["options"] = {name: _frozen(value) for name, value in values["options"].items()}
-    return values
+def _check_tensors(file: Reader, wanted: Sequence[Stored], others: Sequence[str]) -> None:
+    """Raise unless the file has just these tensors, the wanted ones of their dtypes and shapes.
 
-
-def _check_tensors(file: Any, rule: Rule, leaves: Sequence[Leaf]) -> None:
-    """Raise unless the file has just the tensors that the leaves need, of their dtypes and shapes.
-
-    Only the header is read.
+    Only the header has been read.
     """
-    wanted = [_name(leaf, moment) for leaf in leaves for moment in rule.moments]
-    state_dict.same_names("the file", dict.fromkeys(file.keys()), wanted)
-    for leaf in leaves:
-        for moment, like in zip(rule.moments, leaf.moments, strict=True):
-            found = file.get_slice(_name(leaf, moment))
-            have = found.get_dtype(), tuple(found.get_shape())
-            want = DTYPES[leaf.backend.compute].file, shape_of(like)
-            if have != want:
-                raise ValueError(
-                    f"{leaf.path!r}: {moment} is {have[0]} of {have[1]} in the file; it must be "
-                    f"{want[0]} of {want[1]}"
-                )
+    same_names("the file", file.kinds, [*(x.name for x in wanted), *others])
+    for x in wanted:
+        have = file.kinds[x.name]
+        if have != x.kind:
+            hint = ", or pass params=False" if x.what == PARAM else ""
+            raise ValueError(
+                f"{x.leaf.path!r}: {x.what} is {have} in the file; it must be {x.kind}{hint}"
+            )
+    for name in others:
+        if file.kinds[name].dtype not in SIZES:
+            raise ValueError(
+                f"{name!r} is {file.kinds[name]} in the file; not one of {', '.join(SIZES)}"
+            )
 
 
-def _moments(file: Any, rule: Rule, leaf: Leaf, lines: list[str]) -> Iterator[Any]:
-    """The moments of one leaf, each read, noted for the checksum, and copied to its place."""
-    for moment, like in zip(rule.moments, leaf.moments, strict=True):
-        tensor = file.get_tensor(_name(leaf, moment))
-        lines.append(_line(_name(leaf, moment), tensor))
-        yield leaf.library.from_host(tensor, like)
+def _empty(stored: Stored) -> Any:
+    """Memory on the host for the numbers of an array, of its dtype.
+
+    Where NumPy has no such dtype (torch's bfloat16) for unsigned integers of the same bits.
+    """
+    dtype = getattr(stored.array, "dtype", float)
+    if not isinstance(dtype, np.dtype | type):
+        name = stored.leaf.library.dtype(stored.array)
+        dtype = "uint16" if name == "bfloat16" else name
+    return np.empty(shape_of(stored.array), dtype)

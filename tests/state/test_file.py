@@ -163,9 +163,10 @@ def test_the_file_is_laid_out_as_documented(tmp_path: Path) -> None:
         metadata = file.metadata()
         names = sorted(file.keys())
         tensors = {name: file.get_tensor(name) for name in names}
-    assert names == ["a/m", "a/v", "b/m", "b/v"]
+    assert names == ["a/m", "a/param", "a/v", "b/m", "b/param", "b/v"]
     assert json.loads(metadata["adam_any"]) == {
-        "format": 1,
+        "format": 2,
+        "params": True,
         "rule": "adam",
         "options": {"decoupled": False, "amsgrad": False, "maximize": False},
         "hyperparameters": {"lr": 0.1, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
@@ -389,7 +390,7 @@ def rewritten(path: Path, change: Any) -> None:
 
 
 WRONG = {
-    "format": (put(0, "format", to=2), "format is 2"),
+    "format": (put(0, "format", to=3), "format is 3"),
     "extra": (put(0, "more", to=2), "keys is"),
     "rule": (put(0, "rule", to="lion"), "rule is 'lion'"),
     "options": (put(0, "options", "amsgrad", to=True), "options is"),
@@ -437,7 +438,7 @@ def test_the_checksum_covers_every_byte_of_every_moment(tmp_path: Path) -> None:
     opt.save(tmp_path / "f")
     whole = (tmp_path / "f").read_bytes()
     begin = 8 + int.from_bytes(whole[:8], "little")
-    assert len(whole) - begin == 2 * (6 * 8 + 4)
+    assert len(whole) - begin == 3 * (6 * 8 + 4)
     for at in range(begin, len(whole)):
         damaged = bytearray(whole)
         damaged[at] ^= 1
@@ -489,7 +490,11 @@ def test_a_state_on_the_host_is_saved_without_a_copy_and_loaded_with_one(tmp_pat
         tracemalloc.clear_traces()
         opt.load(tmp_path / "f")
         loading = tracemalloc.get_traced_memory()[1]
+        tracemalloc.clear_traces()
+        opt.load(tmp_path / "f", params=False)
+        moments_only = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert saving < 1e6
-    assert 32e6 < loading < 32e6 + 2 * 2e6 + 1e6
+    assert 48e6 < loading < 48e6 + 2 * 2e6 + 1e6
+    assert 32e6 < moments_only < 32e6 + 2 * 2e6 + 1e6

@@ -37,7 +37,8 @@ def test_state_dict_is_laid_out_as_documented(lib: Lib) -> None:
     opt, _ = example(lib, weight_decay=0.01)
     d = opt.state_dict()
     assert {k: v for k, v in d.items() if k != "state"} == {
-        "format": 1,
+        "format": 2,
+        "params": False,
         "rule": "adam",
         "options": {"decoupled": False, "amsgrad": True, "maximize": False},
         "hyperparameters": {
@@ -160,7 +161,7 @@ def test_state_is_matched_by_names(lib: Lib, tmp_path: Path) -> None:
 WRONG = {
     "no dict": (lambda state: [1], "the state is a list"),
     "no format": (put("format"), "keys is"),
-    "other format": (put("format", to=2), "format is 2"),
+    "other format": (put("format", to=3), "format is 3"),
     "other rule": (put("rule", to="lion"), "rule is 'lion'"),
     "other options": (put("options", "amsgrad", to=True), "options is"),
     "missing option": (put("options", "amsgrad"), "options is"),
@@ -176,7 +177,7 @@ WRONG = {
     "shape": (put("state", "a", "m", to=np.ones(3)), r"'a': m is float64 of \(3,\)"),
     "dtype": (put("state", "a", "m", to=np.ones(2, "f4")), "'a': m is float32"),
     "no array": (put("state", "a", "m", to=[1.0, 1.0]), "'a': m is list"),
-    "no entry": (put("state", "a", to=1), "'a': it is a int"),
+    "no entry": (put("state", "a", to=1), "'a': it is an int"),
     **{
         f"step {step!r}": (put("state", "a", "step", to=step), "'a': step is")
         for step in (-1, 1.5, np.nan, np.inf, True, "3", np.ones(2), [1])
