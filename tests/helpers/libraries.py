@@ -123,11 +123,8 @@ class Lib:
         if self.name == "torch":
             assert x.device.type == self.device
 
-    def eps(self, dtype: str) -> float:
-        """The distance from 1 to the next number."""
-        return EPS[dtype]
 
-
+#: The distance from 1 to the next number.
 EPS = {
     "bfloat16": 2.0**-7,
     "float16": 2.0**-10,
