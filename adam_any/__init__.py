@@ -1,13 +1,28 @@
 """One Adam, written once against the array API, for the arrays of every library.
 
-To read the package, begin with `rules` (the mathematics), then `engines.eager` (it run as it
-stands), `optimizer` (the flow of a step), `detect`, `engines` (which one runs what), `program` (the
-rule as a list of operations), `engines.plan` and `engines.cpu` (it run in one pass over memory),
-and `engines.cuda` (in one launch).
+To read the package, begin with `rules.adam` (the mathematics) and `rule` (what a rule is), then
+`engines.eager` (applies the rule directly), `optimizer` and `contents` (the flow of a step),
+`detect` and `libraries` (what an array is), and `engines` (the choice for each leaf). From a rule
+to one pass over memory: `engines.kernels.program`, then `table`; on a CPU `engines.cpu.codegen`
+and `engine`, on a GPU `engines.cuda.codegen` and `engine`.
 """
 
+from importlib import import_module
+from types import ModuleType
+
+from . import rules
 from .adam import Adam, AdamW
 from .optimizer import Optimizer
 
-__all__ = ["Adam", "AdamW", "Optimizer"]
+__all__ = ["Adam", "AdamW", "Optimizer", "functional", "interop", "rules"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:  # a module that is imported when it is first used
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,4 +1,4 @@
-"""Where arrays lie, and which of them share memory.
+"""Where arrays are stored: their order in memory, and which of them overlap.
 
 NumPy answers exactly whether two strided arrays have a byte in common. It needs addresses and
 strides alone, so it answers for the memory of any library and device.
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 
 class Extent(NamedTuple):
-    """Where an array lies: its address, shape, strides and element size, in bytes."""
+    """The memory of an array: its address, shape, strides and element size, in bytes."""
 
     address: int
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class Extent(NamedTuple):
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        # A ghost: NumPy reasons about this memory, on whatever device, and never touches it.
+        # NumPy reasons about this memory, on whatever device; it is never dereferenced.
         return {
             "version": 3,
             "data": (self.address, True),
@@ -40,6 +40,23 @@ class Extent(NamedTuple):
             "strides": self.strides,
             "typestr": f"|V{self.itemsize}",
         }
+
+
+def order(at: Extent) -> tuple[int, ...] | None:
+    """The axes from the slowest to the fastest in memory, or None if there are gaps between."""
+    axes = sorted(range(len(at.shape)), key=lambda axis: (-at.strides[axis], axis))
+    expected = at.itemsize
+    for axis in reversed(axes):
+        if at.shape[axis] > 1:
+            if at.strides[axis] != expected:
+                return None if 0 not in at.shape else tuple(axes)
+            expected *= at.shape[axis]
+    return tuple(axes)
+
+
+def same_order(shape: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether two arrays of one shape, with these strides, have the same order in memory."""
+    return a == b or all(n < 2 or x == y for n, x, y in zip(shape, a, b, strict=True))
 
 
 def share_memory(a: Extent, b: Extent) -> bool:
@@ -58,14 +75,14 @@ def overlaps_itself(extent: Extent) -> bool:
 
     if 0 in extent.shape:
         return False
-    ghost = np.asarray(extent)
+    view = np.asarray(extent)
     for axis, length in enumerate(extent.shape):
-        first, rest = [slice(None)] * ghost.ndim, [slice(None)] * ghost.ndim
+        first, rest = [slice(None)] * view.ndim, [slice(None)] * view.ndim
         first[axis], rest[axis] = slice(0, 1), slice(1, None)
         # Every slice along an axis is the first one moved, so the first against the others decides.
-        if length > 1 and np.shares_memory(ghost[tuple(first)], ghost[tuple(rest)]):
+        if length > 1 and np.shares_memory(view[tuple(first)], view[tuple(rest)]):
             return True
-        ghost = ghost[tuple(first)]
+        view = view[tuple(first)]
     return False
 
 

@@ -1,4 +1,4 @@
-"""What a step does about gradients that are not finite: the keyword `nonfinite` of `Adam`.
+"""The test for gradients that are not finite: the keyword `nonfinite` of every optimizer.
 
 - Tested is g * g in the compute dtype, real and imaginary part apart: where it is infinite or NaN,
   v would become so, for good. Converting and squaring keep the order of magnitudes, so the largest
@@ -6,25 +6,19 @@
 - It stands in front of every engine, after all else has been checked and before anything is
   written. So it holds for all leaves of all libraries at once, and no engine knows of it.
 - The leaves of one library and device are tested together: that device is waited for once.
-- What is lazy is computed first, once, for the test and for the step.
+- Lazy gradients are computed first, once, for the test and for the step.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from .engines.base import Leaf, Plan
+from .dtypes import DTYPES
+from .leaf import Leaf
 
 POLICIES = ("propagate", "raise", "skip")
-
-#: A number of the dtype has a finite square if it is smaller than this, and only then.
-LIMITS = {"float32": 2.0**64, "float64": 2.0**512}
-
-#: A plan, and what it has gathered: for each of its leaves a gradient, its address, or None.
-Gathered = tuple[Plan, Sequence[Any]]
 
 
 def policy(name: Any) -> str:
@@ -35,37 +29,34 @@ def policy(name: Any) -> str:
     return str(name)
 
 
-def settled(gathered: Iterable[Gathered]) -> list[Gathered]:
-    """The same, with gradients of a lazy library computed."""
-    return [
-        (plan, [g for (g,) in plan.leaves[0].library.settle([(g,) for g in mine])])
-        for plan, mine in gathered
-    ]
+def computed(leaves: Sequence[Leaf], grads: Sequence[Any]) -> list[Any] | None:
+    """The gradients with those of lazy libraries computed, all at once; None if nothing is lazy."""
+    lazy = [leaf for leaf in leaves if leaf.library.lazy and grads[leaf.index] is not None]
+    if not lazy:
+        return None
+    new = list(grads)
+    results = lazy[0].library.computed([(grads[leaf.index],) for leaf in lazy])
+    for leaf, (g,) in zip(lazy, results, strict=True):
+        new[leaf.index] = g
+    return new
 
 
-def complaint(gathered: Iterable[Gathered], grads: Sequence[Any]) -> str | None:
-    """What is wrong with the first leaf that is not finite, in the order of the tree, or None.
-
-    `grads` are the gradients of all leaves, where an address stands for one.
-    """
-    groups: dict[Any, list[tuple[Leaf, Any]]] = {}
-    for plan, mine in gathered:
-        for leaf, g in zip(plan.leaves, mine, strict=True):
-            if g is not None and 0 not in leaf.shape:
-                here = leaf.backend.library, leaf.backend.device
-                x = grads[leaf.index] if type(g) is int else g
-                groups.setdefault(here, []).append((leaf, x))
+def first_problem(leaves: Sequence[Leaf], grads: Sequence[Any]) -> str | None:
+    """A message about the first leaf whose gradient is not finite, or None."""
+    groups: dict[Any, list[Leaf]] = {}
+    for leaf in leaves:
+        if grads[leaf.index] is not None and 0 not in leaf.shape:
+            groups.setdefault((leaf.backend.library, leaf.backend.device), []).append(leaf)
     found = []
     for group in groups.values():
-        leaves, arrays = zip(*group, strict=True)
-        peaks = leaves[0].library.largest(arrays)
-        found += [pair for pair in zip(leaves, peaks, strict=True) if not _finite(*pair)]
+        peaks = group[0].library.largest([grads[leaf.index] for leaf in group])
+        found += [pair for pair in zip(group, peaks, strict=True) if not _finite(*pair)]
     return _message(*min(found, key=lambda pair: pair[0].index)) if found else None
 
 
 def _finite(leaf: Leaf, peak: float) -> bool:
-    compute = leaf.backend.compute
-    return (ctypes.c_float(peak).value if compute == "float32" else peak) < LIMITS[compute]
+    compute = DTYPES[leaf.backend.compute]
+    return compute.round(peak) < compute.limit
 
 
 def _message(leaf: Leaf, peak: float) -> str:

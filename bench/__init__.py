@@ -2,13 +2,11 @@
 
     python -m bench cpu                    measure, and print the tables
     python -m bench gpu                    the same on a CUDA device
-    python -m bench soak                   step many optimizers while things go wrong
     python -m bench show results.json      print a saved result again
 
 Wait for a quiet machine. Tables are as wide as the terminal; `COLUMNS=170` widens them for a file.
 
-`workloads` says what is stepped, `competitors` and `on_device` who steps it, `limit` what a memory
-allows, `harness` how the time is taken; `cpu` and `gpu` put them together, `cuda` is the device.
-`results` is what comes out, `report`, `picture` and `readme` show it, `targets` is what is to be
-reached on a GPU. `soak` is another matter, and explains itself.
+`workloads` is what is stepped; `competitors` and `on_device` are who steps it, and `limit` what
+memory allows; `harness` is how time is taken. `cpu`, with `figures`, and `gpu`, on the device of
+`cuda`, put them together. `results` is what comes out; `report` and `picture` show it.
 """

@@ -1,7 +1,8 @@
 """The command line: `python -m bench`.
 
 Of array libraries this imports only NumPy, whose loops have one thread: the others count the
-processors when they are imported, which is after `machine.use` has settled their number.
+processors when they are imported, which is after `machine.use` has settled their number. (Numba
+comes a little earlier, with the package's count of processors, and is told.)
 """
 
 from __future__ import annotations
@@ -10,22 +11,15 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from . import cpu, cuda, gpu, machine
-from .harness import MissingError
+from .harness import MissingError, Tick
 from .results import Report, load
-
-
-class Advance(Protocol):
-    """Says what is being done, and by how much the bar grows."""
-
-    def __call__(self, description: str, advance: float = 1) -> None:
-        """Show it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,6 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         status: int = options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -54,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     on_cpu = commands.add_parser("cpu", help="measure every Adam on the CPU, in turns")
     on_cpu.set_defaults(command=_cpu)
     on_cpu.add_argument(
-        "--threads", type=int, default=machine.available(), metavar="N", help="default %(default)s"
+        "--threads", type=int, metavar="N", help="default: all that this process may use"
     )
     on_gpu = commands.add_parser("gpu", help="the same on a CUDA device")
     on_gpu.set_defaults(command=_gpu)
@@ -65,48 +63,19 @@ def _parser() -> argparse.ArgumentParser:
             "--only", nargs="+", choices=parts, metavar="WORKLOAD", help=", ".join(parts)
         )
         measuring.add_argument("--json", type=_new_file, metavar="FILE", help="all values, as JSON")
-        measuring.add_argument("--plot", type=_new_picture, metavar="FILE.png", help="a picture")
-
-    on_soak = commands.add_parser("soak", help="step many optimizers while things go wrong")
-    on_soak.set_defaults(command=_soak)
-    on_soak.add_argument("--minutes", type=float, default=10, metavar="N", help="default 10")
-    on_soak.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
-    on_soak.add_argument("--threads", type=int, default=4, metavar="N", help="default 4")
-    on_soak.add_argument("--json", type=_new_file, metavar="FILE", help="the report, as JSON")
 
     show = commands.add_parser("show", help="print a saved result again")
-    show.set_defaults(command=_show)
+    show.set_defaults(command=_show, json=None)
     show.add_argument("result", type=Path, metavar="FILE.json")
-    show.add_argument("--plot", type=_new_picture, metavar="FILE.png", help="a picture")
     show.add_argument("--readme", action="store_true", help="the table of the README alone")
+    for showing in (on_cpu, on_gpu, show):
+        showing.add_argument("--plot", type=_new_picture, metavar="FILE.png", help="a picture")
     return parser
 
 
 def _cpu(options: argparse.Namespace) -> int:
-    parts, rounds, turn = _extent(options, cpu.PARTS, cpu.LARGEST)
-    machine.use(options.threads)
-    with _progress(cpu.ticks(parts, rounds)) as tick:
-        report = cpu.run(parts, threads=options.threads, rounds=rounds, turn=turn, tick=tick)
-    return _present(report, options.json, options.plot)
-
-
-def _extent(
-    options: argparse.Namespace, parts: Sequence[str], largest: Sequence[str]
-) -> tuple[list[str], int, float]:
-    """The parts of a run, its rounds, and the seconds of a turn."""
-    chosen = options.only or [p for p in parts if not (options.quick and p in largest)]
-    return chosen, options.rounds or (3 if options.quick else 5), 0.05 if options.quick else 0.2
-
-
-def _soak(options: argparse.Namespace) -> int:
-    from .soak import report, run
-
-    with _progress(60 * options.minutes) as tick:
-        soak = run.run(options.minutes, options.seed, options.threads, tick)
-    if options.json is not None:
-        soak.save(options.json)
-    report.show(soak)
-    return 0 if soak.passed else 1
+    threads = machine.use(options.threads)
+    return _measure(options, cpu.PARTS, cpu.LARGEST, cpu.run, threads=threads)
 
 
 def _gpu(options: argparse.Namespace) -> int:
@@ -117,41 +86,50 @@ def _gpu(options: argparse.Namespace) -> int:
     except MissingError as error:
         print(f"The GPU benchmark needs a CUDA device and CuPy: {error}.", file=sys.stderr)
         return 2
-    parts, rounds, turn = _extent(options, gpu.PARTS, gpu.LARGEST)
-    with _progress(gpu.ticks(device, parts, rounds)) as tick:
-        report = gpu.run(device, parts, rounds=rounds, turn=turn, tick=tick)
-    return _present(report, options.json, options.plot)
+    return _measure(options, gpu.PARTS, gpu.LARGEST, gpu.run, device=device)
+
+
+def _measure(
+    options: argparse.Namespace,
+    parts: Sequence[str],
+    largest: Sequence[str],
+    run: Callable[..., Report],
+    **on: Any,
+) -> int:
+    chosen = options.only or [p for p in parts if not (options.quick and p in largest)]
+    rounds, turn = options.rounds or (3 if options.quick else 5), 0.05 if options.quick else 0.2
+    with _progress(chosen) as (some, tick):
+        report = run(parts=some, rounds=rounds, turn=turn, tick=tick, **on)
+    return _present(report, options)
 
 
 def _show(options: argparse.Namespace) -> int:
-    report = load(options.result)
-    if not options.readme:
-        return _present(report, None, options.plot)
-    from .readme import table
-
-    print(table(report))
-    return 0
+    return _present(load(options.result), options)
 
 
-def _present(report: Report, json: Path | None, plot: Path | None) -> int:
+def _present(report: Report, options: argparse.Namespace) -> int:
     """Save first, so that no trouble in showing a result can lose it."""
-    if json is not None:
-        report.save(json)
-    if plot is not None:
+    if options.json is not None:
+        report.save(options.json)
+    if options.plot is not None:
         from .picture import draw
 
-        draw(report, plot)
+        draw(report, options.plot)
     from rich.console import Console
 
-    from .report import show
+    from .report import readme, show
 
-    show(report, Console())
+    if getattr(options, "readme", False):
+        print(readme(report))
+    else:
+        show(report, Console())
     return 0
 
 
 @contextmanager
-def _progress(total: float) -> Iterator[Advance]:
-    """A bar on standard error, so that standard output holds the tables alone.
+def _progress(parts: Sequence[str]) -> Iterator[tuple[Iterable[str], Tick]]:
+    """A bar on standard error, so that standard output holds the tables alone: it grows with each
+    of the parts, and `tick` says what is being done.
 
     Ctrl-C ends the run at once, or at the next tick: where it meets a callback of a library's, such
     as JAX's in the garbage collector, the exception is lost.
@@ -162,21 +140,21 @@ def _progress(total: float) -> Iterator[Advance]:
     columns = BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()
     text = TextColumn("{task.description}")
     with Progress(*columns, text, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total)
+        task = progress.add_task("", total=len(parts))
         interrupts: list[int] = []
 
         def interrupt(number: int, frame: object) -> None:
             interrupts.append(number)
             raise KeyboardInterrupt
 
-        def tick(description: str, advance: float = 1) -> None:
+        def tick(description: str) -> None:
             if interrupts:
                 raise KeyboardInterrupt
-            progress.update(task, description=description, advance=advance)
+            progress.update(task, description=description)
 
         before = signal.signal(signal.SIGINT, interrupt)
         try:
-            yield tick
+            yield progress.track(parts, task_id=task), tick
         finally:
             signal.signal(signal.SIGINT, before)
 

@@ -1,88 +1,55 @@
-"""Who steps: Adam on the CPU as it is to be had elsewhere, and this package.
+"""Who steps: Adam on the CPU as others offer it, and this package.
 
 All state the same Adam with the same hyperparameters (a test compares them), on float32. Each is
 made from parameters, which it may write, and gradients, which it only reads.
 """
 
-# ruff: noqa: D102 (what `step`, `give` and `params` do is said once, in `Stepper`)
+# ruff: noqa: D102 (what the methods do is said once, in `Runner` and `Competitor`)
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 
-from .harness import MissingError, Runner
-from .workloads import Array, Arrays
+from .harness import Runner, needed
+from .workloads import Arrays
 
 LR, BETAS, EPS = 1e-3, (0.9, 0.999), 1e-8
 
 
-class Competitor(Runner, Protocol):
+class Competitor(Runner):
     """A runner whose arrays can be seen and exchanged."""
 
+    def __init__(self, params: Arrays, grads: Arrays) -> None:
+        self.p: Any = params
+        self.g: Any = grads
+
     def give(self, grads: Arrays) -> None:
         """Use these gradients from now on."""
-
-    def params(self) -> Arrays:
-        """The parameters as they are now."""
-
-
-Make = Callable[[Arrays, Arrays], Competitor]
-
-
-class Stepper(ABC):
-    """A competitor in this process, which makes its steps one by one."""
-
-    @abstractmethod
-    def step(self) -> None:
-        """Make one step with the gradients given last."""
-
-    @abstractmethod
-    def give(self, grads: Arrays) -> None:
-        """Use these gradients from now on."""
-
-    @abstractmethod
-    def params(self) -> Arrays:
-        """The parameters as they are now."""
-
-    def run(self, steps: int) -> None:
-        """Make this many steps."""
-        step = self.step
-        for _ in range(steps):
-            step()
-
-    def finish(self) -> None:  # noqa: B027 (most have nothing to wait for)
-        """Return when all steps are done."""
-
-    def close(self) -> None:  # noqa: B027 (nor anything to let go)
-        """Let go of everything that is held outside this object."""
-
-
-class InNumPy(Stepper):
-    """What those in NumPy share, or in a namespace like it: parameters and gradients are kept as
-    they come."""
-
-    def __init__(self, params: Arrays, grads: Arrays, xp: Any = np) -> None:
-        self.p, self.g, self.t, self.xp = params, grads, 0, xp
-        self.m = [xp.zeros_like(p) for p in params]
-        self.v = [xp.zeros_like(p) for p in params]
-
-    def give(self, grads: Arrays) -> None:
         self.g = grads
 
-    def params(self) -> Arrays:
+    def params(self) -> Any:
+        """The parameters as they are now."""
         return self.p
 
 
-class Textbook(InNumPy):
+Make = Callable[[Arrays, Arrays], Any]
+
+
+class Textbook(Competitor):
     """The paper's lines with the operators of arrays, as people paste them; correct ones."""
+
+    def __init__(self, params: Arrays, grads: Arrays, xp: Any = np) -> None:
+        super().__init__(params, grads)
+        self.t, self.xp = 0, xp
+        self.m = [xp.zeros_like(p) for p in params]
+        self.v = [xp.zeros_like(p) for p in params]
 
     def step(self) -> None:
         self.t += 1
@@ -95,7 +62,7 @@ class Textbook(InNumPy):
             self.p[i] -= LR * m_hat / (self.xp.sqrt(v_hat) + EPS)
 
 
-class InPlaceNumPy(InNumPy):
+class InPlaceNumPy(Textbook):
     """NumPy with `out=` throughout, corrections folded into scalars, one temporary in all."""
 
     def __init__(self, params: Arrays, grads: Arrays) -> None:
@@ -124,27 +91,27 @@ class InPlaceNumPy(InNumPy):
             np.subtract(p, s, out=p)
 
 
-class Torch(Stepper):
-    """An optimizer of torch's kind, on tensors that share the arrays' memory."""
+class Torch(Competitor):
+    """An optimizer with torch's interface, on tensors that share the arrays' memory."""
 
     def __init__(self, params: Arrays, grads: Arrays, adam: Callable[..., Any]) -> None:
-        self.torch = needed("torch")
-        self.tensors = [self.torch.nn.Parameter(self.torch.from_dlpack(p)) for p in params]
+        self.tensor = needed("torch").from_dlpack
+        self.p = [needed("torch").nn.Parameter(self.tensor(p)) for p in params]
         self.give(grads)
-        self.optimizer = adam(self.tensors, lr=LR, betas=BETAS, eps=EPS)
+        self.adam = adam(self.p, lr=LR, betas=BETAS, eps=EPS)
 
     def step(self) -> None:
-        self.optimizer.step()
+        self.adam.step()
 
     def give(self, grads: Arrays) -> None:
-        for p, g in zip(self.tensors, grads, strict=True):
-            p.grad = self.torch.from_dlpack(g)
+        for p, g in zip(self.p, grads, strict=True):
+            p.grad = self.tensor(g)
 
-    def params(self) -> Arrays:
-        return [p.detach().cpu().numpy() for p in self.tensors]
+    def params(self) -> Any:
+        return [p.detach() for p in self.p]
 
 
-class Optax(Stepper):
+class Optax(Competitor):
     """optax.adam under jax.jit, parameters and state donated, so that XLA may write in place.
 
     Steps are handed in one after another, as in a training loop; the last one is waited for.
@@ -153,16 +120,15 @@ class Optax(Stepper):
     def __init__(
         self, params: Arrays, grads: Arrays, host: Callable[[Any], Any] = np.asarray
     ) -> None:
-        jax, optax = needed("jax"), needed("optax")
-        self.jax = jax
-        self.new: Callable[[Any], Any] = lambda x: jax.numpy.array(host(x))
+        self.jax, optax = needed("jax"), needed("optax")
+        self.new: Callable[[Any], Any] = lambda x: self.jax.numpy.array(host(x))
         adam = optax.adam(LR, *BETAS, eps=EPS)
 
         def update(params: Any, state: Any, grads: Any) -> Any:
             change, state = adam.update(grads, state, params)
             return optax.apply_updates(params, change), state
 
-        self.update = jax.jit(update, donate_argnums=(0, 1))
+        self.update = self.jax.jit(update, donate_argnums=(0, 1))
         self.p = [self.new(p) for p in params]
         self.state = adam.init(self.p)
         self.give(grads)
@@ -176,85 +142,65 @@ class Optax(Stepper):
     def give(self, grads: Arrays) -> None:
         self.g = [self.new(g) for g in grads]
 
-    def params(self) -> Arrays:
-        return [np.asarray(p) for p in self.p]
 
-
-class Ours(Stepper):
-    """This package, through its public face: `Adam`, or `Optimizer` with a rule of one's own."""
+class Ours(Competitor):
+    """This package: `Adam`, or `Optimizer` with another rule; on arrays as `like` makes them."""
 
     def __init__(
-        self, params: Arrays, grads: Arrays, *, rule: Any = None, engine: str | None = None
+        self,
+        params: Arrays,
+        grads: Arrays,
+        *,
+        rule: Any = None,
+        engine: str | None = None,
+        like: Callable[[Any], Any] = lambda x: x,
     ) -> None:
         from adam_any import Adam, Optimizer
 
-        self.g = grads
-        self.optimizer: Optimizer = (
-            Adam(params, LR, BETAS, EPS, engine=engine)
+        self.like, mine = like, [like(p) for p in params]
+        self.optimizer = (
+            Adam(mine, LR, BETAS, EPS, engine=engine)
             if rule is None
-            else Optimizer(params, rule, engine=engine)
+            else Optimizer(mine, rule, engine=engine)
         )
+        self.give(grads)
 
     def step(self) -> None:
         self.optimizer.step(self.g)
 
     def give(self, grads: Arrays) -> None:
-        self.g = grads
+        self.g = [self.like(g) for g in grads]
 
-    def params(self) -> Arrays:
-        arrays: Arrays = self.optimizer.params
-        return arrays
+    def params(self) -> Any:
+        return self.optimizer.params
+
+
+class WithoutNumba(Ours):
+    """This package as it is where Numba is not installed."""
+
+    def run(self, steps: int) -> None:
+        from adam_any.engines.cpu import compiler as compiled
+
+        with mock.patch.object(compiled, "missing", lambda: "it is not to be used"):
+            super().run(steps)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lion:
-    """A rule of a user's own: the sign of an interpolation (Chen et al. 2023)."""
+    """A user's own rule: the sign of an interpolation (Chen et al. 2023)."""
 
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     moments: ClassVar[tuple[str, ...]] = ("m",)
 
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
+    def coefficients(self, t: int) -> dict[str, float]:
         """The scalars of a step."""
-        return {"lr": lr, "w1": 1 - self.betas[0], "w2": 1 - self.betas[1]}
+        return {"lr": self.lr, "w1": 1 - self.betas[0], "w2": 1 - self.betas[1]}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
         """One step: 3 reads and 2 writes."""
         change = g - m
         return p - c.lr * xp.sign(m + c.w1 * change), m + c.w2 * change
-
-
-class MemoryLimit(Stepper):
-    """No Adam: the same reads and writes over one array of as many elements."""
-
-    LARGEST = 1 << 26  # far beyond any cache; more elements are as many passes, to spare memory
-
-    def __init__(self, params: Arrays, grads: Arrays) -> None:
-        needed("numba")
-        self.kernel = import_module("bench.limit").step
-        elements = sum(p.size for p in params)
-        self.passes = -(-elements // self.LARGEST)
-        self.arrays: list[Array] = [
-            np.full(elements // self.passes, 1e-3, np.float32) for _ in range(4)
-        ]
-
-    def step(self) -> None:
-        for _ in range(self.passes):
-            self.kernel(*self.arrays)
-
-    def give(self, grads: Arrays) -> None:
-        raise NotImplementedError("the memory limit does not depend on values")
-
-    def params(self) -> Arrays:
-        return self.arrays[:1]
-
-
-def needed(module: str, package: str | None = None) -> Any:
-    """An imported module, or MissingError with the reason in words."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise MissingError(f"{package or module} is not installed ({error})") from None
 
 
 def torch_adam(**how: bool) -> Make:
@@ -268,31 +214,31 @@ def deepspeed(params: Arrays, grads: Arrays) -> Competitor:
     return Torch(params, grads, partial(adam, adamw_mode=False))
 
 
-def without_numba(params: Arrays, grads: Arrays) -> Competitor:
-    """This package as it is where Numba is not installed."""
-    from .remote import WithoutNumba
-
-    return WithoutNumba(params, grads)
+def memory_limit(params: Arrays, grads: Arrays) -> Runner:
+    """Not an Adam, but what its memory traffic takes at least."""
+    limit: Runner = needed("bench.limit", "numba").MemoryLimit(params, grads)
+    return limit
 
 
 OURS, EAGER, NO_NUMBA = "adam_any", "adam_any, eager", "adam_any, no Numba"
-TEXTBOOK, IN_PLACE = "NumPy textbook", "NumPy in place"
+TORCH, FOREACH, OPTAX = "torch fused", "torch foreach", "optax, jax.jit"
+TEXTBOOK, IN_PLACE, DEEPSPEED = "NumPy textbook", "NumPy in place", "DeepSpeed CPUAdam"
 LION, LIMIT = "adam_any, Lion", "memory limit"
 
 #: Everyone in the CPU benchmark, by the name in its tables.
 CPU: dict[str, Make] = {
     OURS: Ours,
-    "torch fused": torch_adam(foreach=False, fused=True),
-    "torch foreach": torch_adam(foreach=True, fused=False),
+    TORCH: torch_adam(foreach=False, fused=True),
+    FOREACH: torch_adam(foreach=True, fused=False),
     "torch for-loop": torch_adam(foreach=False, fused=False),
-    "DeepSpeed CPUAdam": deepspeed,
-    "optax, jax.jit": Optax,
+    DEEPSPEED: deepspeed,
+    OPTAX: Optax,
     IN_PLACE: InPlaceNumPy,
     TEXTBOOK: Textbook,
-    NO_NUMBA: without_numba,
+    NO_NUMBA: WithoutNumba,
     EAGER: partial(Ours, engine="eager"),
     LION: partial(Ours, rule=Lion()),
-    LIMIT: MemoryLimit,
+    LIMIT: memory_limit,
 }
 
 #: Those that are Adam, and so must agree.

@@ -5,19 +5,19 @@ The benchmark knows the device through this class alone, so a stand-in on the ho
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from .competitors import needed
-from .harness import MissingError, Runner
+from .harness import MissingError, Runner, needed
 
 #: What `nvidia-smi` is asked for, if it is there.
-CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem")
-ASKED = ("driver_version", "power.limit", *CLOCKS)
+ASKED = (
+    *("driver_version", "power.limit"),
+    *("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"),
+)
 
 
 class Cuda:
@@ -74,26 +74,21 @@ class Cuda:
         return int(self._device.mem_info[0])
 
     def describe(self) -> dict[str, Any]:
-        """What a result says about it."""
+        """What a result says about it; driver, clocks and power limit where the system tells."""
         runtime = self.xp.cuda.runtime
-        found: dict[str, Any] = {
+        command = ["nvidia-smi", f"--id={self._device.pci_bus_id}", "--format=csv,noheader"]
+        command.append(f"--query-gpu={','.join(ASKED)}")
+        try:
+            said = subprocess.run(command, capture_output=True, text=True).stdout
+        except OSError:  # it is not there
+            said = ""
+        values = said.strip().split(", ")
+        return {
             "device": self._properties["name"].decode(),
             "compute capability": self._device.compute_capability,
             "memory": f"{self._device.mem_info[1] / 1e9:.0f} GB",
             "cache": f"{self.cache / 1e6:.0f} MB",
             "CUDA runtime": runtime.runtimeGetVersion(),
             "CUDA driver": runtime.driverGetVersion(),
+            **(dict(zip(ASKED, values, strict=True)) if len(values) == len(ASKED) else {}),
         }
-        return found | self._asked()
-
-    def _asked(self) -> dict[str, str]:
-        """Driver, clocks and power limit as they are now, where the system tells."""
-        smi = shutil.which("nvidia-smi")
-        if smi is None:
-            return {}
-        command = [smi, f"--id={self._device.pci_bus_id}", "--format=csv,noheader"]
-        done = subprocess.run(
-            [*command, f"--query-gpu={','.join(ASKED)}"], capture_output=True, text=True
-        )
-        values = done.stdout.strip().split(", ")
-        return dict(zip(ASKED, values, strict=True)) if len(values) == len(ASKED) else {}

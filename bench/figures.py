@@ -1,39 +1,83 @@
-"""Single numbers about this package: the first step, Python's share, memory in a step."""
+"""Single numbers: the first step, Python's share, memory in a step, subnormal moments."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import tracemalloc
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from .competitors import CPU, EAGER, IN_PLACE, OURS, TEXTBOOK
-from .harness import compare
-from .results import Figure
-from .workloads import ON_CPU
+import numpy as np
+
+from .competitors import ADAM, CPU, EAGER, IN_PLACE, OURS, TEXTBOOK
+from .harness import Tick, compare, reason, wall
+from .results import Comparison, Figure
+from .workloads import ON_CPU, Arrays
 
 ROOT = Path(__file__).parents[1]
+
+#: What a new process times. Whoever has arrays has imported NumPy.
+FIRST_STEP = """
+from time import perf_counter
+import numpy as np
+p, g = np.ones(1_000_000, np.float32), np.ones(1_000_000, np.float32)
+start = perf_counter()
+from adam_any import Adam
+Adam(p).step(g)
+print(perf_counter() - start)
+"""
+
+SUBNORMAL_ELEMENTS = 1_000_000
+EARLY, LATE = range(10, 101), range(780, 901)  # the steps that are compared, the first being 1
+
+
+def single(rounds: int, turn: float, tick: Tick) -> list[Figure]:
+    """The numbers about this package alone."""
+    measured: dict[str, Callable[[], list[Figure]]] = {
+        "first step": first_step,
+        "Python per leaf": partial(per_leaf, rounds, turn),
+        "memory in a step": extra_memory,
+    }
+    return _tried("Single figures", tick, measured)
+
+
+def subnormals(tick: Tick) -> list[Figure]:
+    """How everyone fares with subnormal moments."""
+    return _tried("Subnormal moments", tick, {name: partial(slowdown, name) for name in ADAM})
+
+
+def _tried(table: str, tick: Tick, measured: dict[str, Callable[[], list[Figure]]]) -> list[Figure]:
+    found = []
+    for name, measure in measured.items():
+        tick(f"{table}: {name}")
+        try:
+            figures = measure()
+        except Exception as error:  # one that fails must not lose the others' values
+            figures = [Figure(name, None, "", reason(error))]
+        found += [dataclasses.replace(figure, table=table) for figure in figures]
+    return found
 
 
 def first_step() -> list[Figure]:
     """In a new process, with an empty cache directory of its own and then with a filled one."""
     how = "import, construction and step of 1 M elements in a new process; "
     with tempfile.TemporaryDirectory() as cache:
-        cold = _first_step(cache)
-        warm = statistics.median(_first_step(cache) for _ in range(3))
+        cold, *warm = (_first_step(cache) for _ in range(4))
     return [
         Figure("first step, cold cache", cold, "s", how + "nothing compiled before"),
-        Figure("first step, warm cache", warm, "s", how + "median of 3"),
+        Figure("first step, warm cache", statistics.median(warm), "s", how + "median of 3"),
     ]
 
 
 def _first_step(cache: str) -> float:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.first_step"],
+        [sys.executable, "-c", FIRST_STEP],
         env={**os.environ, "XDG_CACHE_HOME": cache, "NUMBA_CACHE_DIR": cache},
         cwd=ROOT,
         capture_output=True,
@@ -47,12 +91,9 @@ def _first_step(cache: str) -> float:
 def per_leaf(rounds: int, turn: float) -> list[Figure]:
     """What a leaf costs beyond its elements: a million elements in 1000 leaves, and in one."""
     many, one = ON_CPU["1000x1000"], ON_CPU["1x1M"]
-    rows = compare(
-        {w.key: partial(CPU[OURS], w.arrays(1), w.arrays(2)) for w in (many, one)},
-        rounds=rounds,
-        turn=turn,
-    )
-    in_many, in_one = (row.median for row in rows)
+    made = {w.key: partial(CPU[OURS], w.arrays(1), w.arrays(2)) for w in (many, one)}
+    both = Comparison("", "", 0, 0, compare(made, rounds=rounds, turn=turn))
+    in_many, in_one = both.median(many.key), both.median(one.key)
     value = None
     if in_many is not None and in_one is not None:
         value = (in_many - in_one) / len(many.shapes) * 1e6
@@ -77,3 +118,21 @@ def extra_memory() -> list[Figure]:
             tracemalloc.stop()
         figures.append(Figure(f"extra memory of {name}", extra, "MB", how))
     return figures
+
+
+def slowdown(name: str) -> list[Figure]:
+    """One gradient of 1e-3 and then zeros: in steps 764 to 915 the first moment is subnormal."""
+
+    def filled(value: float) -> Arrays:
+        return [np.full(SUBNORMAL_ELEMENTS, value, np.float32)]
+
+    runner = ADAM[name](filled(1.0), filled(1e-3))
+    try:
+        runner.run(1)
+        runner.give(filled(0.0))
+        seconds = {step: wall(runner, 1) for step in range(2, LATE[-1] + 1)}
+    finally:
+        runner.close()
+    early, late = (statistics.median(seconds[step] for step in steps) for steps in (EARLY, LATE))
+    how = "time of steps 780-900 / time of steps 10-100"
+    return [Figure(name, late / early, "×", how)]

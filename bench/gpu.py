@@ -1,7 +1,7 @@
-"""The GPU benchmark: three clocks on every workload, and what is to be reached.
+"""The GPU benchmark: three clocks on every workload.
 
-- Device time lies between two events on the device's stream, before and after the steps of a turn.
-  Where the host is slower than the device it is the host's time.
+- Device time is that between two events on the device's stream, before and after the steps of a
+  turn. Where the host is slower than the device it is the host's time.
 - Host time is that of the call alone, on an idle device: each step is waited for, off the clock.
 - End to end is on the wall clock, until all steps of a turn are done.
 
@@ -11,16 +11,16 @@ the same competitor on each set of arrays in turn, so that no step finds its arr
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from time import perf_counter
 
 import numpy as np
 
 from . import machine
-from .harness import MissingError, Runner, Tick, compare
-from .on_device import Device, Entry, Rotation, everyone
+from .cuda import Cuda
+from .harness import MissingError, Runner, Tick, compare, wall
+from .on_device import Entry, Rotation, everyone
 from .results import DEVICE_TIME, END_TO_END, HOST_TIME, Comparison, Report, Row
 from .workloads import ON_GPU, Arrays, Workload
 
@@ -32,27 +32,17 @@ CACHES = 4
 STATE, GIVEN = 16, 8  # bytes of an element of p, g, m and v, and of p and g
 
 
-def run(device: Device, parts: Sequence[str], *, rounds: int, turn: float, tick: Tick) -> Report:
+def run(device: Cuda, parts: Iterable[str], *, rounds: int, turn: float, tick: Tick) -> Report:
     """Run these parts on this device."""
-    report = Report(
-        kind="gpu",
-        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        machine={**machine.describe(machine.available()), **device.describe()},
-        versions=machine.versions(),
-        settings={"rounds": rounds, "turn": turn},
-    )
+    about = {**machine.describe(machine.available()), **device.describe()}
+    report = machine.report("gpu", about, rounds, turn)
     for part in parts:
         report.comparisons += comparisons(device, ON_GPU[part], rounds, turn, tick)
     return report
 
 
-def ticks(device: Device, parts: Sequence[str], rounds: int) -> int:
-    """How often a run over these parts calls `tick`."""
-    return len(parts) * 3 * (len(everyone(device)) + rounds)
-
-
 def comparisons(
-    device: Device, workload: Workload, rounds: int, turn: float, tick: Tick
+    device: Cuda, workload: Workload, rounds: int, turn: float, tick: Tick
 ) -> Iterator[Comparison]:
     """Everyone on one workload, by each clock. As on a CPU they share parameters and gradients."""
     shape = workload.key, workload.title, len(workload.shapes), workload.elements
@@ -70,22 +60,18 @@ def comparisons(
         (END_TO_END, partial(to_the_end, device), turn),
     )
     for measure, stopwatch, long in clocks:
-        made = {
-            name: partial(_made, device, entry, measure, sets)
-            for name, entry in everyone(device).items()
-        }
-        said = f"{workload.title}, {measure.lower()}"
+        entries = everyone(device).items()
         rows = compare(
-            made,
+            {name: partial(_made, device, entry, measure, sets) for name, entry in entries},
             rounds=rounds,
             turn=long,
             stopwatch=stopwatch,
-            tick=lambda text, said=said: tick(f"{said}: {text}"),  # type: ignore[misc]
+            tick=partial(_said, tick, f"{workload.title}, {measure.lower()}"),
         )
         yield Comparison(*shape, rows, measure)
 
 
-def on_host(device: Device, runner: Runner, steps: int) -> float:
+def on_host(device: Cuda, runner: Runner, steps: int) -> float:
     """Seconds that the calls of these steps take, each on an idle device."""
     seconds = 0.0
     for _ in range(steps):
@@ -97,16 +83,19 @@ def on_host(device: Device, runner: Runner, steps: int) -> float:
     return seconds
 
 
-def to_the_end(device: Device, runner: Runner, steps: int) -> float:
+def to_the_end(device: Cuda, runner: Runner, steps: int) -> float:
     """Seconds on the wall clock until this many steps are done."""
     start = perf_counter()
-    runner.run(steps)
-    runner.finish()
+    wall(runner, steps)
     device.synchronize()
     return perf_counter() - start
 
 
-def _given(device: Device, workload: Workload, seed: int) -> tuple[Arrays, Arrays]:
+def _said(tick: Tick, before: str, text: str) -> None:
+    tick(f"{before}: {text}")
+
+
+def _given(device: Cuda, workload: Workload, seed: int) -> tuple[Arrays, Arrays]:
     """Parameters and gradients on the device."""
     params = [device.array(p) for p in workload.arrays(2 * seed + 1)]
     if workload.zeros:
@@ -115,7 +104,7 @@ def _given(device: Device, workload: Workload, seed: int) -> tuple[Arrays, Array
 
 
 def _made(
-    device: Device, entry: Entry, measure: str, sets: Sequence[tuple[Arrays, Arrays]]
+    device: Cuda, entry: Entry, measure: str, sets: Sequence[tuple[Arrays, Arrays]]
 ) -> Runner:
     """The competitor on every set, unless this clock does not see it, or memory is short."""
     if measure == DEVICE_TIME and not entry.seen:
@@ -125,7 +114,7 @@ def _made(
     return Rotation(entry.make(params, grads) for params, grads in sets)
 
 
-def _room(device: Device, needs: int) -> None:
+def _room(device: Cuda, needs: int) -> None:
     available = device.available()
     if needs > available:
         raise MissingError(f"needs {needs / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free")

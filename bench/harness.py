@@ -11,19 +11,27 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from importlib import import_module
 from time import perf_counter, sleep
-from typing import Protocol
+from typing import Any
 
 from .results import Row
 
 WARM_UP = 2
 
 
-class Runner(Protocol):
-    """A competitor at work on its own arrays."""
+class Runner:
+    """A competitor at work on its own arrays. Most need to define no more than `step`."""
+
+    def step(self) -> None:
+        """Make one step, or begin it."""
+        raise NotImplementedError
 
     def run(self, steps: int) -> None:
         """Make this many steps; they may still be under way on return."""
+        step = self.step
+        for _ in range(steps):
+            step()
 
     def finish(self) -> None:
         """Return when all steps are done."""
@@ -32,13 +40,20 @@ class Runner(Protocol):
         """Let go of everything that is held outside this object."""
 
 
-Make = Callable[[], Runner]
 Stopwatch = Callable[[Runner, int], float]
 Tick = Callable[[str], None]
 
 
 class MissingError(Exception):
     """This competitor cannot take part; the message is the reason, for the table."""
+
+
+def needed(module: str, package: str | None = None) -> Any:
+    """Import a module; MissingError where it cannot be."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingError(f"{package or module} is not installed ({error})") from None
 
 
 def wall(runner: Runner, steps: int) -> float:
@@ -50,7 +65,7 @@ def wall(runner: Runner, steps: int) -> float:
 
 
 def compare(
-    competitors: Mapping[str, Make],
+    competitors: Mapping[str, Callable[[], Runner]],
     *,
     rounds: int = 5,
     turn: float = 0.2,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import datetime
 import os
 import platform
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from .results import Report
 
 PACKAGES = (
     *("numpy", "numba", "torch", "jax", "jaxlib", "optax", "deepspeed", "optree"),
@@ -17,43 +20,58 @@ PACKAGES = (
 
 def available() -> int:
     """The number of processors that this process may use: by affinity, and by cgroup quota."""
-    cores = len(os.sched_getaffinity(0)) if _has_affinity() else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup, or the quota is "max"
-        return cores
+    # Here, since it imports Numba.
+    from adam_any.engines.cpu.workers import processors, quota
+
+    return min(processors(), quota())
 
 
-def use(threads: int) -> None:
-    """Hold this process, and those that it starts, to a number of threads.
+def use(threads: int | None) -> int:
+    """Hold this process, and those that it starts, to so many threads, or to all that it may use;
+    the number.
 
     Call it before an array library is imported: XLA has no setting for the number of its threads,
-    and counts the processors of the affinity when it loads; so do OpenMP and Numba.
+    and counts the processors of the affinity when it loads; so does OpenMP.
 
     Raises ValueError where that many, or that few, cannot be arranged.
     """
-    if not 1 <= threads <= available():
-        raise ValueError(f"{threads} threads; this process may use 1 to {available()}")
-    if _has_affinity():
+    most = available()
+    threads = most if threads is None else threads
+    if not 1 <= threads <= most:
+        raise ValueError(f"{threads} threads; this process may use 1 to {most}")
+    if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    elif threads != available():
+    elif threads != most:
         raise ValueError(f"this system has no affinity, so XLA cannot be held to {threads} threads")
     for name in ("torch", "numba"):
         if find_spec(name):
             import_module(name).set_num_threads(threads)
+    return threads
 
 
-def describe(threads: int) -> dict[str, str | int | float]:
+def report(kind: str, about: dict[str, Any], rounds: int, turn: float) -> Report:
+    """A report of a run that begins now."""
+    return Report(
+        kind=kind,
+        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        machine=about,
+        versions=versions(),
+        settings={"rounds": rounds, "turn": turn},
+    )
+
+
+def describe(threads: int) -> dict[str, Any]:
     """Processor, system, Python, thread count, and the load that others put on the machine: OpenMP
     waits by spinning, so where a core is busy the times of who uses it say little."""
-    return {
+    found = {
         "processor": _processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "threads": threads,
-        "load before": round(os.getloadavg()[0], 2),
     }
+    if hasattr(os, "getloadavg"):
+        found["load before"] = round(os.getloadavg()[0], 2)
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -67,10 +85,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _has_affinity() -> bool:
-    return hasattr(os, "sched_setaffinity")
 
 
 def _processor() -> str:

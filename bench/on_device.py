@@ -1,4 +1,4 @@
-"""Who steps on a device: Adam as it is to be had there, this package, and a copy as the limit.
+"""Who steps on a device: Adam as others offer it there, this package, and a copy as the limit.
 
 As in `competitors`, all state the same Adam, on float32. What they need of the device they are
 given, so a stand-in on the host tests them.
@@ -12,49 +12,32 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from .competitors import (
     BETAS,
     EPS,
+    FOREACH,
     LR,
+    OPTAX,
     OURS,
-    Competitor,
-    InNumPy,
+    TORCH,
     Make,
     Optax,
     Ours,
-    Stepper,
     Textbook,
-    needed,
     torch_adam,
 )
-from .harness import MissingError, Runner
+from .cuda import Cuda
+from .harness import MissingError, Runner, needed
 from .workloads import Arrays
 
 
-class Device(Protocol):
-    """What is asked of a device; `cuda.Cuda` says what each of these is."""
-
-    @property
-    def xp(self) -> Any: ...
-    @property
-    def cache(self) -> int: ...
-    def array(self, x: Any) -> Any: ...
-    def host(self, x: Any) -> Any: ...
-    def fuse(self, function: Callable[..., None]) -> Callable[..., None]: ...
-    def runs_jax(self) -> bool: ...
-    def synchronize(self) -> None: ...
-    def seconds(self, runner: Runner, steps: int) -> float: ...
-    def available(self) -> int: ...
-    def describe(self) -> dict[str, Any]: ...
-
-
-class Fused(InNumPy):
+class Fused(Textbook):
     """The paper's lines in one function, of which `fuse` makes one kernel for each array."""
 
     def __init__(
-        self, params: Arrays, grads: Arrays, *, xp: Any, fuse: Callable[..., Callable[..., None]]
+        self, params: Arrays, grads: Arrays, xp: Any, fuse: Callable[..., Callable[..., None]]
     ) -> None:
         super().__init__(params, grads, xp)
         beta1, beta2 = BETAS
@@ -76,12 +59,12 @@ class Fused(InNumPy):
             self.update(*leaf, alpha, root)
 
 
-class Copy(Stepper):
-    """No Adam: a copy on the device that reads and writes as many bytes as a step of Adam does."""
+class Copy(Runner):
+    """Not an Adam: a copy that reads and writes as many bytes as a step of Adam does."""
 
     LARGEST = 1 << 29  # bytes, far beyond any cache; more are as many passes, to spare memory
 
-    def __init__(self, params: Arrays, grads: Arrays, *, xp: Any) -> None:
+    def __init__(self, params: Arrays, grads: Arrays, xp: Any) -> None:
         size = 14 * sum(p.size for p in params)  # 16 bytes read and 12 written are 14 of each
         self.copy, self.passes = xp.copyto, -(-size // self.LARGEST)
         self.source = xp.ones(size // self.passes // 4, xp.float32)
@@ -91,28 +74,8 @@ class Copy(Stepper):
         for _ in range(self.passes):
             self.copy(self.target, self.source)
 
-    def give(self, grads: Arrays) -> None:
-        raise NotImplementedError("a copy does not depend on values")
 
-    def params(self) -> Arrays:
-        return [self.target]
-
-
-class OursOnTorch(Ours):
-    """This package on tensors that share the arrays' memory."""
-
-    def __init__(self, params: Arrays, grads: Arrays) -> None:
-        self.tensor = needed("torch").from_dlpack
-        super().__init__([self.tensor(p) for p in params], [self.tensor(g) for g in grads])
-
-    def give(self, grads: Arrays) -> None:
-        self.g = [self.tensor(g) for g in grads]
-
-    def params(self) -> Arrays:
-        return [p.cpu().numpy() for p in self.optimizer.params]
-
-
-class Rotation:
+class Rotation(Runner):
     """Several runners, each with arrays of its own, stepped in turn.
 
     Where one set of arrays fits into the cache it would still be there at the next step, as it is
@@ -123,18 +86,14 @@ class Rotation:
         self.runners = list(runners)
         self._next = itertools.cycle([runner.run for runner in self.runners]).__next__
 
-    def run(self, steps: int) -> None:
-        """Make this many steps, each on the next set."""
-        for _ in range(steps):
-            self._next()(1)
+    def step(self) -> None:
+        self._next()(1)
 
     def finish(self) -> None:
-        """Return when all steps are done."""
         for runner in self.runners:
             runner.finish()
 
     def close(self) -> None:
-        """Let go of everything that is held outside this object."""
         for runner in self.runners:
             runner.close()
 
@@ -149,18 +108,20 @@ class Entry(NamedTuple):
 
 
 CUPY, FUSE, COPY, OURS_TORCH = "CuPy textbook", "cupy.fuse", "device copy", "adam_any, torch"
-TORCH, FOREACH, OPTAX = "torch fused", "torch foreach", "optax, jax.jit"
 
 
-def everyone(device: Device) -> Mapping[str, Entry]:
+def everyone(device: Cuda) -> Mapping[str, Entry]:
     """Everyone in the benchmark, by the name in its tables; who matters most comes first, and gets
     memory where there is little."""
     xp = device.xp
 
-    def optax(params: Arrays, grads: Arrays) -> Competitor:
+    def optax(params: Arrays, grads: Arrays) -> Runner:
         if not device.runs_jax():
             raise MissingError("JAX finds no CUDA device")
         return Optax(params, grads, device.host)
+
+    def ours_on_torch(params: Arrays, grads: Arrays) -> Runner:
+        return Ours(params, grads, like=needed("torch").from_dlpack)
 
     return {
         OURS: Entry(Ours, 8),
@@ -169,6 +130,6 @@ def everyone(device: Device) -> Mapping[str, Entry]:
         CUPY: Entry(partial(Textbook, xp=xp), 24),
         FUSE: Entry(partial(Fused, xp=xp, fuse=device.fuse), 8),
         FOREACH: Entry(torch_adam(foreach=True, fused=False), 24),
-        OURS_TORCH: Entry(OursOnTorch, 8),
+        OURS_TORCH: Entry(ours_on_torch, 8),
         OPTAX: Entry(optax, 32, seen=False),
     }

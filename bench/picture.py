@@ -10,7 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from .competitors import IN_PLACE, LIMIT, NO_NUMBA, OURS, TEXTBOOK
+from .competitors import (
+    DEEPSPEED,
+    FOREACH,
+    IN_PLACE,
+    LIMIT,
+    NO_NUMBA,
+    OPTAX,
+    OURS,
+    TEXTBOOK,
+    TORCH,
+)
 from .on_device import COPY, CUPY, FUSE, OURS_TORCH
 from .report import duration
 from .results import END_TO_END, TIME, Comparison, Report
@@ -23,10 +33,10 @@ STYLES: dict[str, tuple[str, str]] = {
     TEXTBOOK: ("#0072B2", "s"),
     IN_PLACE: ("#0072B2", "o"),
     "torch for-loop": ("#D55E00", "s"),
-    "torch foreach": ("#D55E00", "^"),
-    "torch fused": ("#D55E00", "o"),
-    "optax, jax.jit": ("#009E73", "D"),
-    "DeepSpeed CPUAdam": ("#CC79A7", "v"),
+    FOREACH: ("#D55E00", "^"),
+    TORCH: ("#D55E00", "o"),
+    OPTAX: ("#009E73", "D"),
+    DEEPSPEED: ("#CC79A7", "v"),
     NO_NUMBA: ("#000000", "x"),
     LIMIT: ("#888888", "|"),
     CUPY: ("#0072B2", "s"),
@@ -77,16 +87,13 @@ def _axes(axes: Axes, comparisons: list[Comparison]) -> None:
 
 
 def _points(axes: Axes, comparisons: list[Comparison], name: str, colour: str, marker: str) -> None:
-    x, y = [], []
-    for row, comparison in enumerate(comparisons):
-        median, ours = comparison.median(name), comparison.median(OURS)
-        if median is not None and ours is not None:
-            x.append(median / ours)
-            y.append(row)
-    look: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2} if marker == "|" else {}
-    if x:
-        look = {"markersize": 5, "markeredgewidth": 1.2, "markerfacecolor": "none", **look}
-        axes.plot(x, y, marker, color=colour, label=name, clip_on=False, **look)
+    ratios = enumerate(c.ratio(name, OURS) for c in comparisons)
+    points = [(ratio, row) for row, ratio in ratios if ratio is not None]
+    if points:
+        size, edge = (9, 2) if marker == "|" else (5, 1.2)
+        look: dict[str, Any] = {"markersize": size, "markeredgewidth": edge}
+        look.update(color=colour, markerfacecolor="none", label=name, clip_on=False)
+        axes.plot(*zip(*points, strict=True), marker, **look)
 
 
 def _own_times(axes: Axes, comparisons: list[Comparison]) -> None:

@@ -2,46 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .competitors import LION, OURS
-from .results import Comparison, Report
-from .targets import Reached, reached
+from .competitors import DEEPSPEED, LION, OPTAX, OURS, TEXTBOOK, TORCH
+from .on_device import COPY, CUPY
+from .results import DEVICE_TIME, END_TO_END, HOST_TIME, Comparison, Report
+from .workloads import ON_GPU
 
 NAME_WIDTH, COLUMN_WIDTH = 27, 14
 LION_BYTES, ADAM_BYTES = 20, 28  # an element's reads and writes in float32
 
+#: Whom the table in the README names, and how.
+README = {
+    OURS: "adam_any, one step",
+    TORCH: "torch fused, times as long",
+    DEEPSPEED: "DeepSpeed CPUAdam",
+    OPTAX: "optax under `jax.jit`",
+    TEXTBOOK: "textbook NumPy",
+}
+
+#: What the GPU benchmark is to reach: how many times as long as ours another's step takes, at
+#: least. The copy's, for as many bytes, is the share of its bandwidth.
+RATIOS = (
+    ("1x100M", DEVICE_TIME, COPY, 0.93),
+    ("1x100M", DEVICE_TIME, TORCH, 1.0),
+    ("1x100M", DEVICE_TIME, CUPY, 4.0),
+    ("1000x1000", END_TO_END, TORCH, 5.0),
+    ("200x64x64", END_TO_END, TORCH, 5.0),
+    *((key, END_TO_END, CUPY, 5.0) for key in ON_GPU if not key.startswith("1x100M")),
+)
+#: And the seconds of a step of ours, at most.
+SECONDS = (("200x64x64", HOST_TIME, 50e-6), ("1000x1000", HOST_TIME, 250e-6))
+
+Rows = Iterable[Iterable[str]]
 Cell = Callable[[Comparison, str], str]
 
 
 def show(report: Report, console: Console) -> None:
     """Print all tables, with as many workloads side by side as fit."""
-    console.print(_header(report), highlight=False, soft_wrap=True)
-    fit = max(1, (console.width - NAME_WIDTH) // COLUMN_WIDTH)
-    for measure in dict.fromkeys(c.measure for c in report.comparisons):
-        for title, cell in (
-            (f"{measure}, median of rounds", _time),
-            (f"That time divided by {OURS}'s, so that more than 1 is slower", _ratio),
-        ):
-            measured = [c for c in report.comparisons if c.measure == measure]
-            shown = [c for c in measured if any(cell(c, row.name) for row in c.rows)]
-            for start in range(0, len(shown), fit):
-                part = shown[start : start + fit]
-                _print(console, title, _comparisons(part, cell))
-    if report.comparisons:
-        _lion(report, console)
-    if lines := reached(report):
-        _print(console, "What is to be reached", _targets(lines))
-    if report.slowdown:
-        _print(console, "Subnormal moments: steps 780-900 against steps 10-100", _slowdown(report))
-    if report.figures:
-        _print(console, "Single figures", _figures(report))
-    for line in _absent(report):
-        console.print(line, highlight=False, soft_wrap=True)
+    settings = "{rounds} rounds, turns of {turn} s".format(**report.settings)
+    _line(console, f"python -m bench {report.kind}, {report.date} ({settings})")
+    for facts in (report.machine, report.versions):
+        _line(console, ", ".join(f"{name} {value}" for name, value in facts.items()))
+    for title, heads, rows in _tables(report, max(1, (console.width - NAME_WIDTH) // COLUMN_WIDTH)):
+        table = Table("", box=box.MARKDOWN)
+        for head in heads:
+            table.add_column(head, justify="left" if head == "how" else "right")
+        for row in rows:
+            table.add_row(*row)
+        if table.rows:
+            console.print(f"\n{title}\n", highlight=False)
+            console.print(table)
+    for line in (*_lion(report), *_absent(report)):
+        _line(console, f"\n{line}")
+
+
+def readme(report: Report) -> str:
+    """The table in the README: our time of a step, and others' as a multiple of it."""
+    heads = [c.title.removeprefix("1 × ") for c in report.comparisons]
+    lines = [[f" float32, {report.machine['threads']} threads ", *(f" {head} " for head in heads)]]
+    lines.append(["---"] * len(lines[0]))
+    for name, text in README.items():
+        cell = _time if name == OURS else _ratio
+        lines.append([f" {text} ", *(f" {cell(c, name) or '-'} " for c in report.comparisons)])
+    return "\n".join("|".join(["", *line, ""]) for line in lines)
+
+
+def reached(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """For each target that concerns what was measured: what, how much it should be and is, and
+    whether that is enough."""
+    found = {(c.key, c.measure): c for c in report.comparisons if report.kind == "gpu"}
+    for key, measure, name, least in RATIOS:
+        if (c := found.get((key, measure))) and (ratio := c.ratio(name, OURS)) is not None:
+            what = f"{c.title}, {measure.lower()}: {name} / {OURS}"
+            yield what, f"{least:.2f} or more", f"{ratio:.2f}", _yes(ratio >= least)
+    for key, measure, most in SECONDS:
+        if (c := found.get((key, measure))) and (ours := c.median(OURS)) is not None:
+            what = f"{c.title}, {measure.lower()}: {OURS}"
+            yield what, f"{most * 1e6:.0f} µs or less", f"{ours * 1e6:.1f} µs", _yes(ours <= most)
 
 
 def duration(seconds: float) -> str:
@@ -56,43 +98,40 @@ def duration(seconds: float) -> str:
     return f"{seconds / units[unit]:#.3g}".rstrip(".") + f" {unit}"
 
 
-def ratio(value: float) -> str:
-    """Two decimals around 1, and two digits of what is more.
+def times(value: float) -> str:
+    """A ratio: two decimals around 1, and two digits of what is more.
 
-    >>> [ratio(x) for x in (0.984, 1.463, 3.14, 72.4)]
+    >>> [times(x) for x in (0.984, 1.463, 3.14, 72.4)]
     ['0.98', '1.46', '3.1', '72']
     """
     return f"{value:.{2 if value < 1.995 else 1 if value < 9.95 else 0}f}"
 
 
-def _header(report: Report) -> str:
-    settings = "{rounds} rounds, turns of {turn} s".format(**report.settings)
-    return "\n".join(
-        (
-            f"python -m bench {report.kind}, {report.date} ({settings})",
-            ", ".join(f"{name} {value}" for name, value in report.machine.items()),
-            ", ".join(f"{name} {value}" for name, value in report.versions.items()),
+def _tables(report: Report, fit: int) -> Iterator[tuple[str, Iterable[str], Rows]]:
+    """Title, heads of all columns but the first, and rows of each table."""
+    for measure in dict.fromkeys(c.measure for c in report.comparisons):
+        measured = [c for c in report.comparisons if c.measure == measure]
+        for title, cell in (
+            (f"{measure}, median of rounds", _time),
+            (f"That time divided by {OURS}'s, so that more than 1 is slower", _ratio),
+        ):
+            shown = [c for c in measured if any(cell(c, row.name) for row in c.rows)]
+            for start in range(0, len(shown), fit):
+                part = shown[start : start + fit]
+                yield title, [c.title for c in part], _comparisons(part, cell)
+    yield "What is to be reached", ("to be", "is", "reached"), reached(report)
+    for title in dict.fromkeys(figure.table for figure in report.figures):
+        rows = (
+            (f.name, "-" if f.value is None else f"{f.value:.3g} {f.unit}", f.how)
+            for f in report.figures
+            if f.table == title
         )
-    )
+        yield title, ("value", "how"), rows
 
 
-def _print(console: Console, title: str, table: Table) -> None:
-    console.print(f"\n{title}\n", highlight=False)
-    console.print(table)
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=box.MARKDOWN)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _comparisons(comparisons: list[Comparison], cell: Cell) -> Table:
-    table = _table("", *(c.title for c in comparisons))
+def _comparisons(comparisons: list[Comparison], cell: Cell) -> Rows:
     for row in comparisons[0].rows:
-        table.add_row(row.name, *(cell(c, row.name) or "-" for c in comparisons))
-    return table
+        yield row.name, *(cell(c, row.name) or "-" for c in comparisons)
 
 
 def _time(comparison: Comparison, name: str) -> str:
@@ -101,48 +140,28 @@ def _time(comparison: Comparison, name: str) -> str:
 
 
 def _ratio(comparison: Comparison, name: str) -> str:
-    median, ours = comparison.median(name), comparison.median(OURS)
-    return "" if median is None or ours is None else ratio(median / ours)
+    ratio = comparison.ratio(name, OURS)
+    return "" if ratio is None else times(ratio)
 
 
-def _lion(report: Report, console: Console) -> None:
-    """A rule of the user's own should cost no more for each byte that it moves."""
-    cells = [
-        f"{c.title} {ratio(lion / LION_BYTES / (ours / ADAM_BYTES))}"
-        for c in report.comparisons
-        if (lion := c.median(LION)) is not None and (ours := c.median(OURS)) is not None
-    ]
-    if cells:
-        text = "Time per byte, {} / {}: {}".format(LION, OURS, ", ".join(cells))
-        console.print(f"\n{text}", highlight=False, soft_wrap=True)
-
-
-def _targets(lines: list[Reached]) -> Table:
-    table = _table("", "to be", "is", "reached")
-    for line in lines:
-        table.add_row(*line)
-    return table
-
-
-def _slowdown(report: Report) -> Table:
-    table = _table("", "late / early")
-    for row in report.slowdown:
-        table.add_row(row.name, "-" if row.ratio is None else ratio(row.ratio))
-    return table
-
-
-def _figures(report: Report) -> Table:
-    table = _table("", "value", "how")
-    for figure in report.figures:
-        value = "-" if figure.value is None else f"{figure.value:.3g} {figure.unit}"
-        table.add_row(figure.name, value, figure.how)
-    table.columns[2].justify = "left"
-    return table
+def _lion(report: Report) -> Iterator[str]:
+    """A user's own rule should cost no more for each byte that it moves."""
+    ratios = [(c.title, c.ratio(LION, OURS)) for c in report.comparisons]
+    share = ADAM_BYTES / LION_BYTES
+    if cells := [f"{title} {times(r * share)}" for title, r in ratios if r is not None]:
+        yield f"Time per byte, {LION} / {OURS}: {', '.join(cells)}"
 
 
 def _absent(report: Report) -> Iterator[str]:
     """Who did not take part, and why; each reason once."""
-    lists = [c.rows for c in report.comparisons] + [report.slowdown]
-    reasons = {(row.name, row.missing): None for rows in lists for row in rows if row.missing}
-    for name, why in reasons:
-        yield f"\nWithout {name}: {why}"
+    rows = [row for c in report.comparisons for row in c.rows]
+    for name, why in dict.fromkeys((row.name, row.missing) for row in rows if row.missing):
+        yield f"Without {name}: {why}"
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _yes(enough: bool) -> str:
+    return "yes" if enough else "no"

@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 
 #: What a comparison compares: by the one clock of a CPU, or by one of the three of `gpu`.
 TIME = "Time of a step"
@@ -24,11 +24,6 @@ class Row:
     steps: int = 0  # in one turn
     missing: str = ""  # why there are no values
 
-    @property
-    def median(self) -> float | None:
-        """The median of the rounds; None for a competitor that did not take part."""
-        return statistics.median(self.seconds) if self.seconds else None
-
 
 @dataclasses.dataclass
 class Comparison:
@@ -42,35 +37,25 @@ class Comparison:
     measure: str = TIME
 
     def median(self, name: str) -> float | None:
-        """The median of one competitor; None if it did not take part."""
-        return next((row.median for row in self.rows if row.name == name), None)
+        """The median of one competitor's rounds; None if it did not take part."""
+        seconds = next((row.seconds for row in self.rows if row.name == name), None)
+        return statistics.median(seconds) if seconds else None
 
-
-@dataclasses.dataclass
-class Slowdown:
-    """One competitor with moments that become subnormal: seconds of single steps."""
-
-    name: str
-    early: list[float] = dataclasses.field(default_factory=list)
-    late: list[float] = dataclasses.field(default_factory=list)
-    missing: str = ""
-
-    @property
-    def ratio(self) -> float | None:
-        """How many times longer the later steps take."""
-        if not self.early or not self.late:
-            return None
-        return statistics.median(self.late) / statistics.median(self.early)
+    def ratio(self, name: str, other: str) -> float | None:
+        """One competitor's median divided by another's; None if either did not take part."""
+        one, two = self.median(name), self.median(other)
+        return None if one is None or two is None else one / two
 
 
 @dataclasses.dataclass
 class Figure:
-    """A single number that is no comparison, and how it was obtained."""
+    """A single number, how it was obtained, and the table in which it is shown."""
 
     name: str
     value: float | None
     unit: str
     how: str
+    table: str = ""
 
 
 @dataclasses.dataclass
@@ -83,7 +68,6 @@ class Report:
     versions: dict[str, str]
     settings: dict[str, Any]
     comparisons: list[Comparison] = dataclasses.field(default_factory=list)
-    slowdown: list[Slowdown] = dataclasses.field(default_factory=list)
     figures: list[Figure] = dataclasses.field(default_factory=list)
     format: int = FORMAT
 
@@ -96,11 +80,9 @@ def load(path: Path) -> Report:
     """Read a report that `save` wrote. Raises ValueError for any other format."""
     data = json.loads(path.read_text())
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ValueError(f"{path} is no benchmark result of format {FORMAT}")
-    comparisons = [
-        Comparison(**{**c, "rows": [Row(**row) for row in c["rows"]]})
-        for c in data.pop("comparisons")
-    ]
-    slowdown = [Slowdown(**row) for row in data.pop("slowdown")]
-    figures = [Figure(**figure) for figure in data.pop("figures")]
-    return Report(**data, comparisons=comparisons, slowdown=slowdown, figures=figures)
+        raise ValueError(f"{path} is not a benchmark result of format {FORMAT}")
+    for comparison in data["comparisons"]:
+        comparison["rows"] = [Row(**row) for row in comparison["rows"]]
+    data["comparisons"] = [Comparison(**comparison) for comparison in data["comparisons"]]
+    data["figures"] = [Figure(**figure) for figure in data["figures"]]
+    return Report(**data)

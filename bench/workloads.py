@@ -73,8 +73,10 @@ def gpt2() -> Iterator[Shape]:
     yield from ((width,), (width,))
 
 
-def _one(elements: int, name: str) -> Workload:
-    return Workload(f"1x{name.replace(' ', '')}", f"1 × {name}", ((elements,),))
+def _one(name: str) -> Workload:
+    number, unit = name.split()
+    elements = int(number) * {"k": 1_000, "M": 1_000_000}[unit]
+    return Workload(f"1x{number}{unit}", f"1 × {name}", ((elements,),))
 
 
 _MANY = (
@@ -83,19 +85,12 @@ _MANY = (
     Workload("resnet50", "ResNet-50", tuple(resnet50())),
     Workload("gpt2", "GPT-2 small", tuple(gpt2())),
 )
-_ONE_ON_CPU = (
-    _one(1_000, "1 k"),
-    _one(100_000, "100 k"),
-    _one(1_000_000, "1 M"),
-    _one(16_000_000, "16 M"),
-    _one(64_000_000, "64 M"),
+_ON_CPU = (*map(_one, ("1 k", "100 k", "1 M", "16 M", "64 M")), *_MANY)
+_ZEROS = dataclasses.replace(
+    _one("100 M"), key="1x100M-zeros", title="1 × 100 M, zeros", zeros=True
 )
-_ONE_ON_GPU = (
-    _one(1_000_000, "1 M"),
-    _one(100_000_000, "100 M"),
-    Workload("1x100M-zeros", "1 × 100 M, zeros", ((100_000_000,),), zeros=True),
-)
+_ON_GPU = (_one("1 M"), _one("100 M"), _ZEROS, *_MANY)
 
 #: What each benchmark steps, by the name on the command line.
-ON_CPU = {workload.key: workload for workload in (*_ONE_ON_CPU, *_MANY)}
-ON_GPU = {workload.key: workload for workload in (*_ONE_ON_GPU, *_MANY)}
+ON_CPU = {workload.key: workload for workload in _ON_CPU}
+ON_GPU = {workload.key: workload for workload in _ON_GPU}

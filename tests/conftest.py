@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from adam_any.engines import compiled
+from adam_any.engines.cpu import compiler as compiled
 from tests.helpers import emulated
 from tests.helpers.dense import KERNELS
 from tests.helpers.devices import DEVICES

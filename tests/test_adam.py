@@ -39,9 +39,9 @@ def numbers(x: Any, dtype: str) -> Any:
     return x + 0.5j * x[::-1] if dtype.startswith("complex") else x
 
 
-@pytest.mark.promise("It is the Adam of the paper, in float64.")
+@pytest.mark.promise("The numbers are those of the paper's Adam, computed in float64.")
 @pytest.mark.promise(
-    "The bias correction of a step is that of its own `t`, not that of the first step.",
+    "The bias correction uses the `t` of each step, not that of the first.",
     defect="D1",
     seen=["ML-From-Scratch#35", "PennyLane#1929"],
 )
@@ -183,7 +183,7 @@ def test_the_path_does_not_depend_on_the_scale_of_gradients(lib: Lib) -> None:
 
 
 @pytest.mark.promise(
-    "Subnormal moments do no harm, and are not flushed to zero except by XLA.",
+    "Subnormal moments do no harm, and only XLA flushes them to zero.",
     defect="D24",
     seen=["LBANN#56", "chainer#2554"],
 )
@@ -219,7 +219,7 @@ def test_zero_gradients_change_nothing(lib: Lib) -> None:
 
 
 @pytest.mark.promise(
-    "An empty array does not hide its neighbours; an array of one element, or of no axes, steps.",
+    "An empty array does not hide its neighbours; arrays of one element or no axes are stepped.",
     defect="D8",
     seen=["TransformerEngine#3207"],
 )
@@ -245,30 +245,26 @@ def test_empty_leaves_hide_none_of_their_neighbours(lib: Lib, shapes: list[Any])
     defect="D17",
     seen=["InfiniTrain#235"],
 )
+@pytest.mark.promise(
+    "`None` skips an array; a gradient of zeros does not.", defect="D17", seen=["Optimisers.jl#140"]
+)
 def test_each_leaf_counts_its_own_steps(lib: Lib) -> None:
     """With one count for all, a late parameter's first update is 26 % too small."""
     options = {"lr": 0.01, "eps": 0.0, "engine": lib.engine}
     opt = Adam({"a": lib.array(1.0), "b": lib.array(1.0)}, **options)
+    late = {
+        name: bits for name, bits in snapshot(opt).items() if name.startswith(("b", "params 1"))
+    }
     opt.step({"a": lib.array(0.5), "b": None})
     assert opt.steps == {"a": 1, "b": 0}
-    assert lib.numpy(opt.params["b"]) == 1.0
+    assert late.items() <= snapshot(opt).items()
     opt.step({"a": lib.array(0.5), "b": lib.array(0.5)})
     assert opt.steps == {"a": 2, "b": 1}
     assert lib.numpy(opt.params["b"]) == pytest.approx(0.99, abs=1e-15)
     assert lib.numpy(opt.params["a"]) == pytest.approx(0.98, abs=1e-15)
-
-
-@pytest.mark.promise(
-    "`None` skips an array; a gradient of zeros does not.", defect="D17", seen=["Optimisers.jl#140"]
-)
-def test_none_skips_and_zero_does_not(lib: Lib) -> None:
-    opt = Adam({"a": lib.array([1.0]), "b": lib.array([1.0])}, lr=0.1, engine=lib.engine)
-    opt.step({"a": lib.array([1.0]), "b": lib.array([1.0])})
-    before = snapshot(opt)
-    opt.step({"a": None, "b": lib.array([0.0])})
-    after = snapshot(opt)
-    for name in before:
-        assert (before[name] == after[name]) is (name.startswith("a") or name == "params 0"), name
+    opt.step({"a": lib.array(0.0), "b": None})
+    assert opt.steps == {"a": 3, "b": 1}
+    assert lib.numpy(opt.params["a"]) < 0.98 - 1e-3
 
 
 def test_real_gradients_of_another_precision_are_converted(lib: Lib) -> None:

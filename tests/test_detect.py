@@ -40,8 +40,8 @@ def test_what_is_no_array_is_not_taken_for_one(x: Any) -> None:
 
 
 def test_python_floats_and_numpy_scalars() -> None:
-    assert detect.library(1.0) == "python"
-    assert detect.library(np.float64(1.0)) == "numpy"
+    assert detect.library(1.0).name == "python"
+    assert detect.library(np.float64(1.0)).name == "numpy"
     facts = detect.backend(np.float32(1.0))
     assert facts is not None and not facts.writable
 

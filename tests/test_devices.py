@@ -26,7 +26,7 @@ def devices(lib: Lib) -> list[Any]:
 
 
 @pytest.mark.promise(
-    "Arrays of one optimizer may be on several devices, whichever of these is the current one.",
+    "The arrays of one optimizer may be on several devices, whichever of them is current.",
     defect="D10",
     seen=["cupy#3193", "cupy#5795", "sigpy#67"],
 )

@@ -38,11 +38,11 @@ def test_matrices_are_refused() -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_and_gradients_that_are_refused(name: str) -> None:
-    with pytest.raises(TypeError, match=r"^'a.w': the parameter (has dtype|is an? )"):
+    with pytest.raises(TypeError, match=r"^'a.w': the parameter (has dtype|is an? |is of class )"):
         Adam({"a": {"w": PARAMETERS[name]}})
     opt = Adam({"a": np.ones(2), "w": np.ones(2)})
     opt.step({"a": np.ones(2), "w": np.ones(2)})
-    with refused(opt, TypeError, match=r"^'w': the gradient (has dtype|is an? )"):
+    with refused(opt, TypeError, match=r"^'w': the gradient (has dtype|is an? |is of class )"):
         opt.step({"a": np.ones(2), "w": PARAMETERS[name]})
 
 
@@ -95,7 +95,7 @@ def test_a_gradient_of_another_library_is_refused(lib: Lib) -> None:
 
 
 @pytest.mark.promise(
-    "A schedule that returns what is not a learning rate changes nothing.", defect="D25"
+    "A schedule that returns a bad learning rate is refused, and changes nothing.", defect="D25"
 )
 @pytest.mark.parametrize(
     "value", ["no", None, -1.0, np.nan, np.inf, True, np.ones(2), 1j], ids=repr
@@ -156,7 +156,7 @@ def test_misspelt_keywords_and_attributes_are_refused(kind: Any) -> None:
         kind(np.ones(1), learning_rate=0.1)
     opt = kind(np.ones(1))
     for name in ("eps", "betas", "learning_rate", "steps", "step"):
-        with pytest.raises(AttributeError, match=f"'{name}' cannot be set on {kind.__name__}"):
+        with pytest.raises(AttributeError, match=f"'{name}'"):
             setattr(opt, name, 0.1)
 
 
@@ -170,11 +170,3 @@ def test_only_the_reference_can_be_forced(engine: Any) -> None:
 def test_what_is_no_rule_is_refused(rule: Any) -> None:
     with pytest.raises(TypeError, match=r"rule is .*must be an instance of a frozen dataclass"):
         Optimizer(np.ones(1), rule)
-
-
-def test_tracers_are_told_of_the_pure_face(jax: Any) -> None:
-    opt = Adam({"w": jax.numpy.ones(2)})
-    with refused(opt, TypeError, match=r"'w': the gradient is a JAX tracer.*functional"):
-        jax.jit(lambda g: opt.step({"w": g}))(jax.numpy.ones(2))
-    with pytest.raises(TypeError, match=r"'w': the parameter is a JAX tracer.*functional"):
-        jax.jit(lambda p: Adam({"w": p}).params)(jax.numpy.ones(2))

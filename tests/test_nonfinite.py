@@ -6,7 +6,6 @@ What is not finite is decided here by NumPy: g in the compute dtype, times itsel
 from __future__ import annotations
 
 import copy
-import dataclasses
 import pickle
 import tracemalloc
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adam_any import Adam, AdamW, libraries, nonfinite
-from adam_any.engines import base
+from adam_any import Adam, AdamW, detect, nonfinite
 from tests.helpers.bits import as_bytes, refused, snapshot
 from tests.helpers.devices import laid_out
 from tests.helpers.libraries import COMPUTE, LIBRARIES, Lib, missing
@@ -209,7 +207,7 @@ def test_the_other_checks_come_first() -> None:
 
 
 def test_propagating_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("settled", "complaint"):
+    for name in ("computed", "first_problem"):
         monkeypatch.setattr(nonfinite, name, None)
     opt = Adam(np.ones(2))
     opt.step(np.ones(2))
@@ -220,17 +218,14 @@ def test_propagating_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_leaves_of_a_device_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def row(name: str) -> libraries.Library:
-        found = libraries.row(name)
-        look = found.largest
-        return dataclasses.replace(
-            found, largest=lambda arrays: seen.append(len(arrays)) or look(arrays)
-        )
-
+    numpy = detect.load("numpy")
+    look = numpy.largest
     tree = {c: np.ones(2, c) for c in "efdFD"} | {"more": np.ones(2), "empty": np.ones(0)}
     opt = Adam(tree, nonfinite="skip")
     opt.step(tree)
-    monkeypatch.setattr(base, "row", row)
+    monkeypatch.setattr(
+        numpy, "largest", lambda arrays: seen.append(len(arrays)) or look(arrays), raising=False
+    )
     opt.step({**tree, "e": None})
     assert seen == [5]
 
@@ -321,7 +316,7 @@ def test_the_policy_and_the_count_belong_to_the_optimizer_and_its_copies(
     for other in (copy.copy(opt), copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
         other.step(np.full(2, np.nan))
         assert (other.skipped, opt.skipped) == (2, 1) and repr(other) == repr(opt)
-    with pytest.raises(AttributeError, match="'skipped' cannot be set"):
+    with pytest.raises(AttributeError, match="'skipped'"):
         opt.skipped = 0  # type: ignore[misc]
 
     plain = kind(np.ones(2))

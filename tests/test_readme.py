@@ -1,10 +1,12 @@
-"""The README: every example in it runs, and its two commands are there."""
+"""README and docs: every example runs, every link leads somewhere, and the README is short."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import re
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -12,54 +14,95 @@ from tests.helpers import ROOT
 from tests.helpers.libraries import LIBRARIES, require
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-NEEDS = {"cupy": "cupy", "jax": "jax", "dask": "dask"}
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+#: Their blocks run elsewhere: with a rule's own tests, and on clusters.
+ELSEWHERE = {"docs/RULES.md", "docs/SCALING.md"}
+NEEDS = ("cupy", "torch", "jax", "dask")
 
 
-def library_of(example: str) -> str:
-    return next((name for name in NEEDS if f"import {name}" in example), "numpy")
+class Example(NamedTuple):
+    """A block of Python on a page."""
+
+    page: str
+    number: int
+    code: str
+
+    @property
+    def library(self) -> str:
+        return next((name for name in NEEDS if f"import {name}" in self.code), "numpy")
+
+    def __str__(self) -> str:
+        return f"{Path(self.page).stem}-{self.number}-{self.library}"
 
 
-def run(example: str) -> str:
+def examples() -> list[Example]:
+    """Every block of Python, and the README's first as it is on a GPU."""
+    found = [
+        Example(page, number, code)
+        for page in sorted(set(PAGES) - ELSEWHERE)
+        for number, code in enumerate(blocks("python", (ROOT / page).read_text(encoding="utf-8")))
+    ]
+    first = next(example for example in found if example.page == "README.md")
+    on_gpu = first.code.replace("import numpy as np", "import cupy as np")
+    return [*found, first._replace(code=on_gpu)]
+
+
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def run(example: Example) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+        exec(compile(example.code, example.page, "exec"), {"__name__": "readme"})
     return out.getvalue()
 
 
 @pytest.mark.parametrize(
     "example",
     [
-        pytest.param(e, marks=[pytest.mark.cuda] if library_of(e) == "cupy" else [])
-        for e in EXAMPLES
+        pytest.param(e, id=str(e), marks=[pytest.mark.cuda] if e.library == "cupy" else [])
+        for e in examples()
     ],
-    ids=[library_of(e) + str(i) for i, e in enumerate(EXAMPLES)],
 )
-def test_examples_run_and_print_what_they_say(example: str, request: pytest.FixtureRequest) -> None:
-    name = library_of(example)
-    require(request.config, next(lib for lib in LIBRARIES if lib.name == name))
+def test_examples_run_and_print_what_they_say(
+    example: Example, request: pytest.FixtureRequest
+) -> None:
+    require(request.config, next(lib for lib in LIBRARIES if lib.name == example.library))
     printed = run(example)
-    for promised in re.findall(r"^print\(.*\)  # (.*)$", example, re.MULTILINE):
+    for promised in re.findall(r"^print\(.*\)  # (.*)$", example.code, re.MULTILINE):
         assert promised in printed
 
 
-def test_the_gpu_example_is_the_cpu_example_with_one_word_changed() -> None:
-    first, second = EXAMPLES[:2]
-    changed = [(a, b) for a, b in zip(first.split(), second.split(), strict=True) if a != b]
-    assert changed == [("numpy", "cupy")]
+def test_one_line_changes_on_a_gpu() -> None:
+    assert "change the first line to `import cupy as np`" in README
+    assert examples()[-1].code.startswith("import cupy as np\n")
 
 
-def test_the_two_commands_are_each_one_line() -> None:
-    commands = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    assert [c.count("\n") for c in commands[:2]] == [1, 1]
-    assert commands[0].endswith("python -m adam_any\n")
-    assert "python -m pytest" in commands[1]
+def test_the_commands_are_each_one_line() -> None:
+    install, demo, tests = blocks("sh", README)
+    assert install == "pip install adam-any\n"
+    assert demo.endswith("python -m adam_any\n") and demo.count("\n") == 1
+    assert tests.endswith("python -m pytest -q -nauto\n") and tests.count("\n") == 1
 
 
 def test_it_is_short() -> None:
-    assert README.count("\n") <= 150
+    lines = README.splitlines()
+    assert len(lines) <= 100
+    assert max(map(len, lines)) <= 100
+    assert len(README.split()) <= 600
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", text):
+        if target.startswith("../../"):  # of the repository's web page
+            continue
+        there = (ROOT / page).parent / target if target else ROOT / page
+        assert there.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor[1:] in [
+                re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings
+            ]

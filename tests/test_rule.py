@@ -25,8 +25,8 @@ class SGD:
 
     moments: ClassVar[tuple[str, ...]] = ()
 
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
-        return {"step": lr * self.damping[0]}
+    def coefficients(self, t: int) -> dict[str, float]:
+        return {"step": self.lr * self.damping[0]}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any) -> tuple[Any, ...]:
         return (p - c.step * (xp.sign(g) if self.sign else g),)
@@ -38,7 +38,7 @@ class Constant:
 
     moments: ClassVar[tuple[str, ...]] = ("seen",)
 
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
+    def coefficients(self, t: int) -> dict[str, float]:
         return {"t": float(t)}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any, seen: Any) -> tuple[Any, ...]:
@@ -86,7 +86,7 @@ def test_a_rule_without_a_learning_rate(lib: Lib) -> None:
 def test_a_rule_whose_coefficients_are_no_numbers_is_refused() -> None:
     @dataclass(frozen=True)
     class Broken(SGD):
-        def coefficients(self, t: int, lr: float) -> dict[str, float]:
+        def coefficients(self, t: int) -> dict[str, float]:
             return {"step": math.nan}
 
     opt = Optimizer(np.ones(2), Broken())

@@ -19,8 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adam_any import Adam, Optimizer, checkpoint
-from adam_any.engines import cpu, tiles
+from adam_any import Adam, Optimizer
+from adam_any.engines import eager
+from adam_any.engines.cpu import engine as cpu
+from adam_any.engines.cpu import tiles
+from adam_any.state import state_dict as checkpoint
 from tests.helpers.bits import snapshot
 from tests.helpers.libraries import LIBRARIES, Lib, missing, params, ready
 from tests.helpers.optimizers import COPIES
@@ -98,7 +101,7 @@ def interrupt(patch: pytest.MonkeyPatch, plan: Any, error: type[BaseException], 
 
 
 @pytest.mark.promise(
-    "After an interruption amid writes in place, no step is taken until a state is loaded."
+    "After an interruption during in-place writes, no step is taken until a state is loaded."
 )
 @pytest.mark.parametrize(
     ("when", "error", "how"),
@@ -107,15 +110,19 @@ def interrupt(patch: pytest.MonkeyPatch, plan: Any, error: type[BaseException], 
 def test_an_interruption_tears_only_where_something_is_written_in_place(
     lib: Lib, when: str, error: type[BaseException], how: str, tmp_path: Path
 ) -> None:
-    """Of the last plan, when those before it are done: on every engine."""
+    """Of the last plan, when those before it are done: on every engine. A plan that has done all,
+    and knows it, is counted; only XLA's results are lost with the call that made them."""
     opt, grads, twin = mixed(lib)
     before = snapshot(opt)
-    plans = sorted(opt._current_plans(), key=lambda plan: plan.in_place)
+    plans = sorted(opt._contents.current_plans(opt._engine), key=lambda plan: plan.in_place)
     with pytest.MonkeyPatch.context() as patch:
         interrupt(patch, plans[-1], error, when)
         with pytest.raises(error):
             opt.step(grads)
-    if plans[-1].in_place:
+    if when == "after" and plans[-1].in_place and lib.runs != "xla":
+        twin.step(grads)
+        assert snapshot(opt) == snapshot(twin)
+    elif plans[-1].in_place:
         assert opt.params["f"] == twin.params["f"] and opt.steps == twin.steps
         refused(opt, grads, tmp_path)
         for torn in (copy.copy(opt), pickle.loads(pickle.dumps(opt)), opt):
@@ -136,8 +143,8 @@ def test_what_fails_before_the_first_write_changes_nothing(
     """Gathering the gradients, and stepping the leaves that are replaced."""
     opt, grads, twin = mixed(lib)
     before = snapshot(opt)
-    first = next(plan for plan in opt._current_plans() if not plan.in_place)
-    last = opt._current_plans()[-1]
+    first = next(plan for plan in opt._contents.current_plans(opt._engine) if not plan.in_place)
+    last = opt._contents.current_plans(opt._engine)[-1]
     with pytest.MonkeyPatch.context() as patch:
         if what == "step":
             interrupt(patch, first, error, "after")
@@ -176,9 +183,11 @@ def serving(engine: str) -> list[Any]:
 
 @pytest.mark.parametrize("lib", serving("eager"), indirect=True)
 @pytest.mark.parametrize("error", [*INTERRUPTIONS, ArithmeticError])
-def test_the_reference_is_torn_between_two_leaves(
-    lib: Lib, error: type[BaseException], tmp_path: Path
+@pytest.mark.parametrize("room", [eager.ROOM, 0])
+def test_the_reference_writes_when_all_is_computed_or_is_torn_between_two_leaves(
+    lib: Lib, error: type[BaseException], room: int, tmp_path: Path, monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr(eager, "ROOM", room)
     ones, twos = (
         {"a": lib.array([x] * 2), "b": lib.array([x] * 3), "c": lib.array([x])} for x in (1.0, 2.0)
     )
@@ -190,6 +199,9 @@ def test_the_reference_is_torn_between_two_leaves(
     finally:
         FAIL.clear()
     a, b, c = (lib.numpy(opt.params[name])[0] for name in "abc")
+    if room:
+        assert snapshot(opt) == snapshot(twin)
+        return
     assert a != b == c
     refused(opt, grads, tmp_path)
     mended(opt, grads, twin, tmp_path, "load_state_dict")
@@ -207,10 +219,10 @@ def test_the_cpu_is_torn_between_two_pieces_of_a_converted_gradient(
     lib: Lib, error: type[BaseException], tmp_path: Path
 ) -> None:
     opt, grads, twin = half(lib, lib.array(np.ones(8), "float32"), lib.array(np.ones(8), "float64"))
-    (plan,) = opt._current_plans()
+    (plan,) = opt._contents.current_plans(opt._engine)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "PIECE", 4)
-        interrupt_second(patch, plan._host, "fill", error)
+        interrupt_second(patch, plan._library, "fill", error)
         with pytest.raises(error):
             opt.step(grads)
     assert len(set(lib.numpy(opt.params).tolist())) == 2
@@ -226,7 +238,7 @@ def test_tiles_are_torn_between_two_of_them(
     with ready(lib):
         opt, grads, twin = half(lib, np.ones(8), np.ones(8))
         with pytest.MonkeyPatch.context() as patch:
-            interrupt_second(patch, tiles.Kernel, "_tile", KeyboardInterrupt)
+            interrupt_second(patch, tiles.Kernel, "tile", KeyboardInterrupt)
             with pytest.raises(KeyboardInterrupt):
                 opt.step(grads)
         assert len(set(opt.params.tolist())) == 2
@@ -234,8 +246,8 @@ def test_tiles_are_torn_between_two_of_them(
         mended(opt, grads, twin, tmp_path, "load_state_dict")
 
 
-def test_an_interrupted_load_tears(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    opt, grads, twin = mixed(next(lib for lib in LIBRARIES if str(lib) == "numpy"))
+def test_an_interrupted_load_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    opt, _, twin = mixed(next(lib for lib in LIBRARIES if str(lib) == "numpy"))
     whole = checkpoint.from_dict
 
     def interrupted(*arguments: Any) -> Any:
@@ -248,9 +260,7 @@ def test_an_interrupted_load_tears(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         patch.setattr(checkpoint, "from_dict", interrupted)
         with pytest.raises(KeyboardInterrupt):
             opt.load_state_dict(state)
-    assert opt.steps == {"a": 0, "b": 1, "f": 1}
-    refused(opt, grads, tmp_path)
-    mended(opt, grads, twin, tmp_path, "load_state_dict")
+    assert opt.steps == {"a": 1, "b": 1, "f": 1}
 
 
 # One bad leaf among good ones --------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""The main job, computed: what `python -m adam_any` runs and shows. Nothing here prints."""
+"""The demo behind `python -m adam_any`: `show` prints; the other modules compute."""

@@ -1,4 +1,8 @@
-"""The notebook that this package grew from: its experiment, held against its own digits."""
+"""The experiment of the notebook that this package grew from, compared with its printed output.
+
+The notebook is a Jupyter notebook with an Adam written by hand in NumPy. It minimises
+m^2 - 2m + 1 for a weight and a bias, and prints the weight after each iteration.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import numpy as np
 from ..adam import Adam
 from .places import Place
 
-#: The weights that the notebook printed for iterations 257 to 280, digit for digit.
+#: The weights printed in the notebook for iterations 257 to 280, digit for digit.
 NOTEBOOK_FIRST = 257
 # fmt: off
 NOTEBOOK = (
@@ -26,44 +30,44 @@ NOTEBOOK = (
 # fmt: on
 NOTEBOOK_LAST = NOTEBOOK_FIRST + len(NOTEBOOK) - 1
 DEVIATION_ALLOWED = 1e-14
-ERROR_ALLOWED = 1e-12  # of weight and bias at the end, whose minimum is at 1
-MOST_ITERATIONS = 2_000  # 746 are needed
-MOST = {"dask": NOTEBOOK_LAST}  # whose steps take 10 to 20 ms each, for graphs of single numbers
+ERROR_ALLOWED = 1e-12  # of weight and bias at the end; the minimum is at 1
+MOST_ITERATIONS = 2_000  # 746 are enough
+MOST = {"dask": NOTEBOOK_LAST}  # it takes 10 to 20 ms a step, even for single numbers
 
 
 class Descent(NamedTuple):
-    """How the notebook's experiment went."""
+    """The outcome of the notebook's experiment."""
 
     iterations: int
     converged: bool
     weight: float
     bias: float
-    #: The largest of weight and bias from the notebook's digits; NaN if there was a NaN.
+    #: The largest difference from the weights in the notebook; NaN if there was a NaN.
     deviation: float
 
     @property
     def failure(self) -> str | None:
-        """What is wrong with it, or None."""
+        """A sentence about what is wrong, or None."""
         if not self.deviation <= DEVIATION_ALLOWED:
             return (
-                f"weight or bias deviates by {self.deviation:.1e} from the notebook's digits "
-                f"({DEVIATION_ALLOWED:.0e} is allowed)"
+                f"weight or bias deviates by {self.deviation:.1e} from the weights in the notebook "
+                f"(up to {DEVIATION_ALLOWED:.0e} is allowed)"
             )
         if not self.converged:
             stopped = self.iterations < MOST_ITERATIONS
-            return None if stopped else f"no convergence in {self.iterations} iterations"
+            return None if stopped else f"not converged after {self.iterations} iterations"
         if not all(abs(x - 1) <= ERROR_ALLOWED for x in (self.weight, self.bias)):  # not for NaN
             return f"weight {self.weight!r} and bias {self.bias!r} should both end at 1"
         return None
 
 
 def descend(place: Place) -> Descent:
-    """Minimise m^2 - 2m + 1 from 0 in float64, until the weight no longer changes.
+    """Minimise m^2 - 2m + 1 from 0 in float64, until the weight stops changing.
 
-    Dask is stopped where the notebook's digits end, to save time.
+    With Dask the run ends at the last iteration that is compared, to save time.
 
-    In the notebook the bias is NaN from the first step. It has the weight's gradient and start, so
-    it must go the weight's way, and is held against the same digits.
+    In the notebook the bias became NaN at the first step, since its gradient was not squared. Its
+    gradient and its start are those of the weight, so here it must take the same values.
     """
     with _settings(place.library):
         params = {name: place.array(0.0, "float64") for name in ("weight", "bias")}
@@ -81,9 +85,9 @@ def descend(place: Place) -> Descent:
 
 @contextmanager
 def _settings(library: str) -> Iterator[None]:
-    """The library's own settings for the experiment."""
-    if library == "jax":  # which rounds to float32 unless told otherwise
-        # Present in 0.5 and 0.10; of its context managers, each release has another one.
+    """Apply the settings that a library needs for the experiment."""
+    if library == "jax":  # which has no float64 unless this is set
+        # The flag is in 0.5 and in 0.10; the context manager for it has changed in between.
         config = import_module("jax").config
         before = config.jax_enable_x64
         config.update("jax_enable_x64", True)
@@ -91,7 +95,7 @@ def _settings(library: str) -> Iterator[None]:
             yield
         finally:
             config.update("jax_enable_x64", before)
-    elif library == "dask":  # whose threads are a loss for single numbers
+    elif library == "dask":  # for single numbers its threads only cost time
         with import_module("dask").config.set(scheduler="synchronous"):
             yield
     else:

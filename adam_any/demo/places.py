@@ -1,4 +1,4 @@
-"""The array libraries that can be used here, and for the others the reason and the remedy.
+"""The array libraries that can be used here; for each of the others, why not and what to do.
 
 Each library is imported when it is first asked for.
 """
@@ -13,24 +13,24 @@ from typing import Any
 from ..adam import Adam
 from ..engines import Explanation
 
-#: Each library's array-API namespace, and what to install for it.
+#: The array-API namespace of each library, and how to install it.
 LIBRARIES = {
     "numpy": ("array_api_compat.numpy", "pip install numpy"),
-    "cupy": ("array_api_compat.cupy", "pip install cupy-cuda13x, and an NVIDIA driver"),
+    "cupy": ("array_api_compat.cupy", "pip install 'adam-any[cuda13]' (or cuda12)"),
     "torch": ("array_api_compat.torch", "pip install torch"),
     "jax": ("jax.numpy", "pip install jax"),
-    "dask": ("array_api_compat.dask.array", 'pip install "dask[array]"'),
+    "dask": ("array_api_compat.dask.array", "pip install 'dask[array]'"),
     "array_api_strict": ("array_api_strict", "pip install array-api-strict"),
 }
 
 
 class UnusableError(Exception):
-    """Something that was asked for is missing; the message says what, and how to mend it."""
+    """Something that is needed is missing; the message says what, and what to do about it."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A library on one of its devices; `device` is None for the one where it begins."""
+    """A library and one of its devices; `device` is None for the default one."""
 
     library: str
     version: str
@@ -39,24 +39,24 @@ class Place:
 
     @property
     def label(self) -> str:
-        """A name for people: the library, with the device if that is not the CPU."""
+        """The name to show: the library, with the device unless that is the CPU."""
         return self.library if self.where == "cpu" else f"{self.library} {self.where}"
 
     def array(self, values: Any, dtype: str) -> Any:
-        """A new array with these values."""
+        """Make an array with these values."""
         xp: Any = import_module(LIBRARIES[self.library][0])
         return xp.asarray(values, dtype=getattr(xp, dtype), device=self.device, copy=True)
 
     def explain(self) -> Explanation:
-        """The engine that a small array gets here, and why."""
+        """Explain the engine that a small array gets here."""
         return Adam(self.array([0.0, 0.0, 0.0], "float32")).explain()
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, made fast where the library has a way to, which is JAX's."""
+        """Return `function`, compiled if the library is JAX."""
         return import_module("jax").jit(function) if self.library == "jax" else function
 
     def wait(self, array: Any) -> None:
-        """Return when `array` has been computed: JAX and the GPU libraries only queue the work."""
+        """Wait until `array` has been computed: JAX and the GPU libraries only queue the work."""
         if self.library == "jax":
             array.block_until_ready()
         elif self.library == "cupy":
@@ -66,7 +66,7 @@ class Place:
 
 
 def places(library: str) -> list[Place]:
-    """Where a library can compute, its GPU last. Raises UnusableError where it cannot at all."""
+    """List the devices that a library can use, a GPU last; without any, raise UnusableError."""
     remedy = LIBRARIES[library][1]
     try:
         return _places(library, import_module(library))
@@ -76,8 +76,8 @@ def places(library: str) -> list[Place]:
         if isinstance(error, ModuleNotFoundError) and error.name == library:
             raise UnusableError(f"{library} is not installed; to use it: {remedy}") from None
         raise UnusableError(
-            f"{library} is installed, but fails to start with {type(error).__name__} "
-            f"({first_line(error)}); to install it anew: {remedy}"
+            f"{library} is installed, but importing it fails with {type(error).__name__} "
+            f"({first_line(error)}); to install it again: {remedy}"
         ) from None
 
 
@@ -94,7 +94,7 @@ def _places(library: str, module: Any) -> list[Place]:
 
 
 def survey() -> tuple[list[Place], list[str]]:
-    """Every place found, and for each library that cannot be used the reason and the remedy."""
+    """List every place found, and a sentence for each library that cannot be used."""
     found, unusable = [], []
     for library in LIBRARIES:
         try:
@@ -105,20 +105,21 @@ def survey() -> tuple[list[Place], list[str]]:
 
 
 def _cuda_device(cupy: Any) -> str:
-    """CuPy's current device; without any, CuPy is imported all the same, and fails later."""
+    """Name CuPy's current device; without a GPU, CuPy can be imported but makes no arrays."""
     if not cupy.cuda.is_available():
         try:
             cupy.cuda.runtime.getDeviceCount()
-            why = "CUDA counts no device"
+            why = "CUDA reports 0 devices"
         except cupy.cuda.runtime.CUDARuntimeError as error:
             why = first_line(error)
         raise UnusableError(
-            f"cupy {cupy.__version__} is installed, but finds no CUDA device ({why}); to use it: "
-            "an NVIDIA GPU, and a driver that is new enough (nvidia-smi shows both)"
+            f"cupy {cupy.__version__} is installed, but finds no CUDA device ({why}); it needs an "
+            "NVIDIA GPU and a driver for its CUDA version, which nvidia-smi shows; for CUDA 12: "
+            "pip install 'adam-any[cuda12]'"
         )
     return f"cuda:{cupy.cuda.runtime.getDevice()}"
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, as far as it fits into a sentence."""
+    """Return the first line of an exception's message."""
     return next(iter(str(error).splitlines()), "no message")

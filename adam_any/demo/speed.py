@@ -1,4 +1,4 @@
-"""What the choice of an engine is worth on this machine: one large step, timed."""
+"""The time of one large step on this machine, with the engine chosen and with the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDS = 3
 
 
 class Comparison(NamedTuple):
-    """Seconds of one step: of the engine chosen, and of the reference."""
+    """The engine chosen, and the seconds of one step with it and with the reference."""
 
     choice: Choice
     chosen: float
@@ -24,14 +24,14 @@ class Comparison(NamedTuple):
 
 
 def compare() -> Comparison:
-    """Time a step of NumPy's float32 arrays with both engines, in turns.
+    """Time a step of a float32 NumPy array with both engines, in turns.
 
-    The reference does in NumPy, one operation after another, what people write by hand.
+    The reference engine runs one NumPy operation after another, as code written by hand does.
     """
     g = np.random.default_rng(0).standard_normal(ELEMENTS, np.float32)
     chosen, reference = (Adam(np.zeros_like(g), engine=engine) for engine in (None, "eager"))
     seconds: dict[Adam, list[float]] = {chosen: [], reference: []}
-    for _ in range(1 + ROUNDS):  # the first one compiles, and meets the memory
+    for _ in range(1 + ROUNDS):  # the first one compiles, and touches new memory
         for opt, times in seconds.items():
             begun = time.perf_counter()
             opt.step(g)

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from itertools import groupby
 from typing import NamedTuple, cast
 
 from ..detect import Backend
-from ..rules import Rule
-from .base import Engine, Leaf, Plan
+from ..leaf import Leaf
+from ..rule import Rule
+from .kernels.program import Traced
+from .protocol import Engine, Plan
 
 REFERENCE = "eager"
 
-#: The fast engine that serves a library, where one does.
-_FAST = {"numpy": "cpu", "torch": "cpu", "cupy": "cuda", "jax": "xla"}
-
 
 class Choice(NamedTuple):
-    """Which engine runs a leaf, and why."""
+    """The engine that runs a leaf, and why."""
 
     path: str
     library: str
@@ -43,41 +41,38 @@ class Explanation(tuple[Choice, ...]):
         return "\n".join(lines)
 
 
-def choose(rule: Rule, leaf: Leaf, engine: str | None) -> Choice:
+def choose(traced: Traced, leaf: Leaf, engine: str | None) -> Choice:
     """The engine for one leaf, `engine` where the user forces it."""
     facts = leaf.backend
     name, reason = REFERENCE, f"the reference; no faster engine serves {facts.library}"
+    fast = leaf.library.engine(facts.device)
     if engine is not None:
         name, reason = engine, "asked for"
-    elif (fast := _fast(facts)) is not None:
-        refusal = load(fast).refusal(rule, leaf)
+    elif fast is not None:
+        refusal = load(fast).refusal(traced, leaf)
         if refusal is None:
-            name, reason = fast, load(fast).merit()
+            name, reason = fast, load(fast).summary()
         else:
             reason = refusal
     return Choice(leaf.path, facts.library, str(facts.device), facts.dtype, name, reason)
 
 
-def _fast(facts: Backend) -> str | None:
-    on_cuda = facts.library == "torch" and facts.device.type == "cuda"
-    return "cuda" if on_cuda else _FAST.get(facts.library)
-
-
 def explain(rule: Rule, leaves: Iterable[Leaf], engine: str | None) -> Explanation:
     """The choices for all leaves."""
-    return Explanation(choose(rule, leaf, engine) for leaf in leaves)
+    traced = Traced(rule)
+    return Explanation(choose(traced, leaf, engine) for leaf in leaves)
 
 
 def plans(rule: Rule, leaves: Sequence[Leaf], engine: str | None) -> list[Plan]:
-    """Plans that together hold every leaf, one for each engine and backend."""
-
-    def kind(leaf: Leaf) -> tuple[str, str]:
-        return choose(rule, leaf, engine).engine, repr(leaf.backend)
-
-    return [
-        load(name).Plan(rule, list(members))
-        for (name, _), members in groupby(sorted(leaves, key=kind), key=kind)
-    ]
+    """Plans that together hold every leaf, one for each engine and backend, those that write in
+    place last."""
+    traced = Traced(rule)
+    groups: dict[tuple[str, Backend], list[Leaf]] = {}
+    for leaf in leaves:
+        key = choose(traced, leaf, engine).engine, leaf.backend
+        groups.setdefault(key, []).append(leaf)
+    made = [load(name).Plan(traced, group) for (name, _), group in groups.items()]
+    return sorted(made, key=lambda plan: plan.in_place)
 
 
 def load(name: str) -> Engine:

@@ -1,6 +1,7 @@
-"""The reference engine: the rule as it stands, on arrays of any array-API library.
+"""The reference engine: applies the rule directly, to arrays of any array-API library.
 
-- One leaf after another; the temporaries are those of one leaf.
+- One leaf after another is computed, then all are written; where that would take much memory, each
+  is written before the next is computed, and the temporaries are those of one leaf.
 - Arithmetic in the compute dtype (float32 for half precision), moments kept in it.
 - A complex leaf is computed as pairs of real numbers, in a last axis of two.
 - Overflow and 0/0 give infinities and NaNs, as everywhere in IEEE 754, and no warning.
@@ -15,35 +16,46 @@ from typing import Any, cast
 import numpy as np
 
 from .. import check, detect
-from ..libraries import row
+from ..dtypes import DTYPES
+from ..leaf import Leaf, Update
+from ..libraries import Library
 from ..memory import Written
-from ..rules import Coefficients, Rule, without_lr
-from .base import Leaf, Update
+from ..rule import Coefficients, Rule
+from .kernels.program import Traced
+from .protocol import Unfinished, only
+
+#: Bytes of new parameters and moments that are kept together until all have been computed.
+ROOM = 1 << 27
 
 
-def refusal(rule: Rule, leaf: Leaf) -> str | None:
+def refusal(traced: Traced, leaf: Leaf) -> str | None:
     """None: it takes every leaf."""
     return None
 
 
-def merit() -> str:
-    """What it does."""
-    return "the rule as it stands"
+def summary() -> str:
+    """How it runs a leaf."""
+    return "the rule applied directly"
 
 
 class Plan:
     """The leaves of one backend."""
 
-    def __init__(self, rule: Rule, leaves: Sequence[Leaf]) -> None:
+    def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
         self.in_place = leaves[0].backend.writable
+        self._rule, self._compute = traced.rule, leaves[0].backend.compute
+        self._state: _State | None = None
 
     def current(self) -> bool:
-        """Yes: it asks the arrays themselves at each step."""
-        return True
+        """Whether every parameter still has the facts and the shape that it had."""
+        return all(
+            detect.backend(leaf.array) == leaf.backend and check.shape_of(leaf.array) == leaf.shape
+            for leaf in self.leaves
+        )
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
-        """Check the gradients, and copy those that the step itself would overwrite."""
+        """The gradients, checked; those that the step itself would overwrite are copied."""
         gathered = []
         first = self.leaves[0]
         check.uncaptured(first.path, first.library.capturing(first.array))
@@ -57,18 +69,70 @@ class Plan:
             gathered.append(g)
         return gathered
 
-    def step(self, rule: Rule, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
-        """Run the rule on each leaf; one that can be written is, before the next is computed."""
-        present = [(x, g) for x, g in zip(self.leaves, grads, strict=True) if g is not None]
-        compute = self.leaves[0].backend.compute
+    def step(
+        self,
+        number: int,
+        c: Coefficients,
+        gathered: Sequence[Any],
+        which: Sequence[int] | None = None,
+    ) -> list[Update]:
+        """Run the rule on each leaf.
+
+        Leaves that can be written are, when all have been computed; where that would take much
+        memory, each before the next is computed.
+        """
+        pairs = zip(self.leaves, only(which, gathered), strict=True)
+        present = [(leaf, g) for leaf, g in pairs if g is not None]
         if self.in_place:
-            return [_write(rule, c, compute, leaf, g) for leaf, g in present]
-        library, run = self.leaves[0].library, partial(replaced, without_lr(rule), c, compute)
-        new = library.settle([library.each(run, x.array, g, *x.moments) for x, g in present])
+            return self._write(number, c, present)
+        library, run = self.leaves[0].library, partial(replaced, self._rule, c, self._compute)
+        new = library.computed([library.each(run, x.array, g, *x.moments) for x, g in present])
         return [
             Update(leaf, p, tuple(moments))
             for (leaf, _), (p, *moments) in zip(present, new, strict=True)
         ]
+
+    def _write(
+        self, number: int, c: Coefficients, present: Sequence[tuple[Leaf, Any]]
+    ) -> list[Update]:
+        sizes = [leaf.reals * DTYPES[self._compute].size for leaf, _ in present]
+        together = sum(sizes) * (1 + len(self._rule.moments)) <= ROOM
+        self._state = state = _State(number, len(present))
+        for leaf, g in present:
+            new = update(self._rule, c, self._compute, leaf.array, g, leaf.moments)
+            state.computed.append((leaf, *new))
+            if not together:
+                state.write()
+        state.write()
+        return state.updates
+
+    def finish(self, number: int) -> list[Update] | Unfinished:
+        """Write again what was computed, if that was all."""
+        state = self._state
+        if state is None or state.number != number or not state.updates + state.computed:
+            return Unfinished.UNTOUCHED
+        if len(state.updates) + len(state.computed) < state.leaves:
+            return Unfinished.HALF if state.begun else Unfinished.UNTOUCHED
+        state.write()
+        return state.updates
+
+
+class _State:
+    """One call of a plan that writes in place: what has been computed, and what written."""
+
+    def __init__(self, number: int, leaves: int) -> None:
+        self.number, self.leaves = number, leaves
+        self.computed: list[tuple[Leaf, Any, tuple[Any, ...]]] = []
+        self.updates: list[Update] = []
+        self.begun = False
+
+    def write(self) -> None:
+        """Write what has been computed; again after an interruption, which does no harm."""
+        self.begun = self.begun or bool(self.computed)
+        for leaf, new, _ in self.computed:
+            leaf.library.write(leaf.array, new)
+        done = [Update(leaf, leaf.array, moments) for leaf, _, moments in self.computed]
+        self.updates, self.computed = [*self.updates, *done], []
 
 
 @np.errstate(all="ignore")
@@ -76,10 +140,10 @@ def update(
     rule: Rule, c: Coefficients, compute: str, p: Any, g: Any, moments: Sequence[Any]
 ) -> tuple[Any, tuple[Any, ...]]:
     """The rule on one array: its new numbers in the compute dtype, and its new moments."""
-    library = row(cast(str, detect.library(p)))
+    library = cast(Library, detect.library(p))
     xp = library.namespace(p)
     with library.on(p):
-        p, g = (_converted(xp, library.reals(x), getattr(xp, compute)) for x in (p, g))
+        p, g = library.computable(p, compute), library.computable(g, compute)
         new, *after = rule.update(xp, c, p, g, *moments)
         # A moment that is the parameter or gradient itself would change with it.
         after = [library.copy(x) if x is p or x is g else x for x in after]
@@ -92,15 +156,4 @@ def replaced(
 ) -> tuple[Any, ...]:
     """The rule as a pure function of one array: what takes its place, and its new moments."""
     new, after = update(rule, c, compute, p, g, moments)
-    return row(cast(str, detect.library(p))).like(p, new), *after
-
-
-@np.errstate(all="ignore")
-def _write(rule: Rule, c: Coefficients, compute: str, leaf: Leaf, g: Any) -> Update:
-    new, moments = update(rule, c, compute, leaf.array, g, leaf.moments)
-    leaf.library.write(leaf.array, new)
-    return Update(leaf, leaf.array, moments)
-
-
-def _converted(xp: Any, x: Any, dtype: Any) -> Any:
-    return x if x.dtype == dtype else xp.astype(x, dtype)
+    return cast(Library, detect.library(p)).like(p, new), *after

@@ -1,6 +1,6 @@
 """The engine for JAX: one compiled call of the rule over all leaves of a plan.
 
-- The rule itself is traced, through the same pure function as `eager` runs; nothing restates it.
+- The rule itself is traced, through the same pure function that `eager` runs; nothing restates it.
 - Coefficients come from the host as one argument, so a new step or learning rate compiles nothing.
 - Moments are donated: XLA writes the new ones in their memory. A parameter or gradient is the
   user's, and never is.
@@ -8,38 +8,40 @@
   nothing else can fail; and tracing and compiling, which can, happen while gradients are gathered.
 - Results and moments keep the parameter's sharding; a gradient with another one is moved to it.
 - XLA contracts `a * b + c` into one rounding, and on a CPU flushes subnormal numbers to zero. So a
-  step has not the bits of the other engines. From the same state it differs by at most
+  step does not have the bits of the other engines. From the same state it differs by at most
   4 eps max(|p|, lr, |change of p|); 3.91 was measured on a CPU, in float32 and float64. It can be
   more where numbers are subnormal, or L2 decay nearly cancels the gradient it is added to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from .. import check
+from ..leaf import Leaf, Update
 from ..memory import Written
-from ..rules import Coefficients, Rule, without_lr
-from .base import Leaf, Update
+from ..rule import Coefficients
 from .eager import replaced
+from .kernels.program import Traced
+from .protocol import Unfinished, only
 
 
-def refusal(rule: Rule, leaf: Leaf) -> str | None:
-    """It takes every leaf, but compiled code is kept by its rule, which must be hashable."""
+def refusal(traced: Traced, leaf: Leaf) -> str | None:
+    """Why it cannot take the leaf, or None: compiled code is kept by the hash of its rule."""
     try:
-        hash(without_lr(rule))
+        hash(traced.rule)
     except TypeError as error:
         return f"the rule cannot be compiled: {error}"
     return None
 
 
-def merit() -> str:
-    """What it does."""
+def summary() -> str:
+    """How it runs a leaf."""
     return "one compiled call for all leaves, moments donated"
 
 
@@ -48,22 +50,21 @@ class Plan:
 
     in_place = True
 
-    def __init__(self, rule: Rule, leaves: Sequence[Leaf]) -> None:
+    def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
         self._compute = leaves[0].backend.compute
-        self._names = tuple(rule.coefficients(1, 1.0))  # at whatever step and lr
-        bare: Any = without_lr(rule)
-        self._call = _call(bare, self._compute, self._names)
+        self._names = traced.names
+        self._call = _call(cast(Hashable, traced.rule), self._compute, self._names)
         for leaf in leaves:
-            # A loaded moment lies as it was saved, and the user may have laid out p anew.
+            # A loaded moment has its sharding from before, and the user may have moved p.
             leaf.moments = tuple(_beside(leaf.array, moment) for moment in leaf.moments)
 
     def current(self) -> bool:
-        """Yes: it asks the arrays themselves at each step."""
+        """Always: it asks the arrays themselves at each step."""
         return True
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
-        """Check the gradients, lay them out as their parameters are, and compile what is new."""
+        """The gradients, checked, with their parameters' sharding; compiles what is new."""
         gathered = [
             None if grads[leaf.index] is None else _gradient(leaf, grads[leaf.index])
             for leaf in self.leaves
@@ -75,14 +76,27 @@ class Plan:
             self._call.compile(np.zeros(len(self._names), self._compute), *arguments)
         return gathered
 
-    def step(self, rule: Rule, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
+    def step(
+        self,
+        number: int,
+        c: Coefficients,
+        gathered: Sequence[Any],
+        which: Sequence[int] | None = None,
+    ) -> list[Update]:
         """Run the compiled rule on every leaf that has a gradient."""
-        leaves, arguments = self._arguments(grads)
+        leaves, arguments = self._arguments(only(which, gathered))
         scalars = np.array([getattr(c, name) for name in self._names], self._compute)
-        new = self._call.jitted(scalars, *arguments)
+        with jax.transfer_guard_host_to_device("allow"):  # they are ours, and no surprise
+            new = self._call.jitted(scalars, *arguments)
         return [
             Update(leaf, p, tuple(moments)) for leaf, (p, *moments) in zip(leaves, new, strict=True)
         ]
+
+    def finish(self, number: int) -> list[Update] | Unfinished:
+        """Nothing is written, but moments may have been consumed."""
+        moments = [moment for leaf in self.leaves for moment in leaf.moments]
+        lost = any(moment.is_deleted() for moment in moments)
+        return Unfinished.HALF if lost else Unfinished.UNTOUCHED
 
     def _arguments(self, grads: Sequence[Any]) -> tuple[list[Leaf], tuple[list[Any], ...]]:
         """The leaves that have a gradient, and the arrays that the call for them takes."""
@@ -96,7 +110,7 @@ class _Call:
     """The rule, compiled for arrays of these shapes, dtypes and shardings as they are met."""
 
     def __init__(self, run: Callable[..., Any]) -> None:
-        # All that belongs to a leaf is laid out alike, and so is what XLA makes of it.
+        # All that belongs to a leaf has the same sharding, and so have XLA's results.
         self.jitted = jax.jit(run, donate_argnums=3)
         self._compiled: set[Any] = set()
 
@@ -110,12 +124,12 @@ class _Call:
 
 
 @lru_cache(maxsize=256)
-def _call(rule: Rule, compute: str, names: tuple[str, ...]) -> _Call:
+def _call(rule: Hashable, compute: str, names: tuple[str, ...]) -> _Call:
     return _Call(partial(_step, rule, compute, names))
 
 
 def _step(
-    rule: Rule, compute: str, names: tuple[str, ...], c: Any, params: Any, grads: Any, moments: Any
+    rule: Any, compute: str, names: tuple[str, ...], c: Any, params: Any, grads: Any, moments: Any
 ) -> list[tuple[Any, ...]]:
     """What XLA compiles: the rule on every leaf."""
     named = Coefficients(**{name: c[i] for i, name in enumerate(names)})
@@ -142,7 +156,7 @@ def _strong(x: Any) -> Any:
 
 
 def _beside(p: Any, x: Any) -> Any:
-    """`x` laid out over the devices as `p` is; a last axis that only `x` has is not divided."""
+    """`x` with the sharding of `p`; a last axis that only `x` has is not divided."""
     have, want = x.sharding, p.sharding
     same_mesh = getattr(have, "mesh", None) == getattr(want, "mesh", None)
     if have == want or (same_mesh and have.is_equivalent_to(want, x.ndim)):

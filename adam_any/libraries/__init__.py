@@ -1,150 +1,188 @@
-"""What the array API cannot say, one row per library.
+"""All that is known of each array library: one class a library, one file a class.
 
-Every function takes an array of its own library. Those in this file are written in the array API
-and serve any library that speaks it; a row replaces what its library does better, or must do
-otherwise. The module of a row loads when its library is first met, so nothing here imports a
-library that no array belongs to, but NumPy, which is the host's memory.
+`Library` does everything in the array API's own words, so it serves any library that speaks it. A
+subclass replaces what its library does better, or must do otherwise. Its module loads when the
+library's first array is met, so nothing here imports a library that no array belongs to, but NumPy,
+which is the host's memory.
+
+To add a library: a module with a subclass and its instance LIBRARY, and a line in `detect.CLASSES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 import array_api_compat
 
-from ..detect import dtype_name
+from ..dtypes import is_complex, name_of
 from ..memory import Extent
 
 
-def _namespace(x: Any) -> Any:
-    return array_api_compat.array_namespace(x)
-
-
-def _extent(x: Any) -> Extent | None:
-    return None
-
-
-def is_complex(x: Any) -> bool:
-    """Whether it is updated as pairs of real numbers."""
-    return dtype_name(x.dtype).startswith("complex")
-
-
-def same(x: Any) -> Any:
-    """What was given."""
-    return x
-
-
-def _reals(x: Any) -> Any:
-    xp = array_api_compat.array_namespace(x)
-    return xp.stack([xp.real(x), xp.imag(x)], axis=-1) if is_complex(x) else x
-
-
-def like(x: Any, new: Any) -> Any:
-    """The numbers of `new` in the dtype of `x`."""
-    xp = array_api_compat.array_namespace(x)
-    if is_complex(x):
-        new = xp.astype(new[..., 0], x.dtype) + xp.astype(new[..., 1], x.dtype) * 1j
-    return xp.astype(new, x.dtype)
-
-
-def _write(x: Any, new: Any) -> None:
-    x[...] = like(x, new)
-
-
-def _copy(x: Any) -> Any:
-    return array_api_compat.array_namespace(x).asarray(x, copy=True)
-
-
-def _to_host(x: Any) -> Any:
-    import numpy as np
-
-    return np.from_dlpack(x)
-
-
-def _each(f: Callable[..., Any], *arrays: Any) -> Any:
-    return f(*arrays)
-
-
-def _counter(x: Any) -> Any:
-    return 0
-
-
-def _on(x: Any) -> AbstractContextManager[Any]:
-    return nullcontext()
-
-
-def _capturing(x: Any) -> bool:
-    return False
-
-
-def _largest(arrays: Sequence[Any]) -> list[float]:
-    xp = array_api_compat.array_namespace(*arrays)
-    return [float(xp.max(xp.abs(_reals(x)))) for x in arrays]
-
-
-def from_host(host: Any, like: Any) -> Any:
-    """The numbers of a NumPy array beside `like`."""
-    return array_api_compat.array_namespace(like).asarray(host, device=like.device)
-
-
-@dataclass(frozen=True)
 class Library:
-    """One row: how a library does what the array API leaves open."""
+    """A library of arrays that speaks the array API."""
 
-    #: The array-API namespace of an array.
-    namespace: Callable[[Any], Any] = _namespace
-    #: Where the array lies, or None where the library does not say.
-    extent: Callable[[Any], Extent | None] = _extent
-    #: The array as real numbers, a complex one as pairs in a last axis of two; a view if possible.
-    reals: Callable[[Any], Any] = _reals
-    #: What an operation returned, as an array (NumPy turns 0-d results into scalars).
-    array: Callable[[Any], Any] = same
-    #: A new array of the dtype and kind of the first, with the numbers `reals` would give.
-    like: Callable[[Any, Any], Any] = like
-    #: Overwrite the first with the numbers `reals` would give.
-    write: Callable[[Any, Any], None] = _write
-    #: An independent copy on the same device.
-    copy: Callable[[Any], Any] = _copy
-    #: A NumPy array with the same numbers, and an array beside `like` with those of a NumPy array.
-    to_host: Callable[[Any], Any] = _to_host
-    from_host: Callable[[Any, Any], Any] = from_host
-    #: A pure function of a parameter, its gradient and its moments, applied to these.
-    each: Callable[..., tuple[Any, ...]] = _each
-    #: The results of `each` for several leaves, computed: where the library is lazy, all at once.
-    settle: Callable[[list[tuple[Any, ...]]], list[tuple[Any, ...]]] = same
-    #: A step count of 0 for a pure step of the array.
-    counter: Callable[[Any], Any] = _counter
-    #: For each of several arrays on one device, none of them empty, the largest magnitude among its
-    #: reals, infinite or NaN if one is NaN: one read of each, and on a device one wait for all.
-    largest: Callable[[Sequence[Any]], list[float]] = _largest
-    #: Where operations on the array run, and new arrays lie, as a context.
-    on: Callable[[Any], AbstractContextManager[Any]] = _on
-    #: Whether what is done to the array now would only be recorded, in a CUDA graph.
-    capturing: Callable[[Any], bool] = _capturing
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    # Facts ----------------------------------------------------------------------------------------
+
+    def device(self, x: Any) -> Any:
+        """The device of an array; it compares and hashes, and `str` of it is for people."""
+        return x.device
+
+    def dtype(self, x: Any) -> str:
+        """The array API's name of the dtype of an array."""
+        return name_of(x.dtype)
+
+    def writable(self, x: Any) -> bool:
+        """Whether an array is updated in place, instead of being replaced."""
+        return False
+
+    def engine(self, device: Any) -> str | None:
+        """The fast engine that serves its arrays on a device, or None."""
+        return None
+
+    def accept(self, x: Any, what: str) -> None:
+        """Raise TypeError or ValueError for an array whose operators or memory are unusual.
+
+        `what` says what the array is for: the message starts with "the {what}".
+        """
+
+    def native(self, x: Any) -> bool:
+        """Whether the numbers are stored in the processor's own format."""
+        return True
+
+    def unable(self, dtype: str) -> str | None:
+        """Why the library cannot compute with this dtype now, or None."""
+        return None
+
+    def namespace(self, x: Any) -> Any:
+        """The array-API namespace of an array."""
+        return array_api_compat.array_namespace(x)
+
+    def extent(self, x: Any) -> Extent | None:
+        """The memory of an array, or None where the library does not say."""
+        return None
+
+    # Real numbers ---------------------------------------------------------------------------------
+
+    def reals(self, x: Any) -> Any:
+        """An array as real numbers, a complex one as pairs in a last axis of two; a view if it can
+        be one."""
+        xp = self.namespace(x)
+        return xp.stack([xp.real(x), xp.imag(x)], axis=-1) if is_complex(x) else x
+
+    def computable(self, x: Any, compute: str) -> Any:
+        """An array as real numbers of the compute dtype; itself if it is that."""
+        xp, x = self.namespace(x), self.reals(x)
+        dtype = getattr(xp, compute)
+        return x if x.dtype == dtype else xp.astype(x, dtype)
+
+    def like(self, x: Any, new: Any) -> Any:
+        """A new array of the kind and dtype of `x` with the numbers `new`, as `reals` has them."""
+        xp = self.namespace(x)
+        if is_complex(x):
+            new = xp.astype(new[..., 0], x.dtype) + xp.astype(new[..., 1], x.dtype) * 1j
+        return xp.astype(new, x.dtype)
+
+    def write(self, x: Any, new: Any) -> None:
+        """Overwrite `x` with the numbers `new`, as `reals` has them."""
+        x[...] = self.like(x, new)
+
+    def array(self, x: Any) -> Any:
+        """The result of an operation as an array (NumPy's 0-d results are scalars)."""
+        return x
+
+    def zeros(self, x: Any, compute: str) -> Any:
+        """A moment of the parameter `x`: zeros of the compute dtype, beside it, in its order."""
+        xp = self.namespace(x)
+        with self.on(x):
+            return xp.zeros_like(self.reals(x), dtype=getattr(xp, compute))
+
+    # Copies ---------------------------------------------------------------------------------------
+
+    def copy(self, x: Any) -> Any:
+        """An independent copy on the same device."""
+        return self.namespace(x).asarray(x, copy=True)
+
+    def to_host(self, x: Any) -> Any:
+        """A NumPy array with the numbers of `x`."""
+        import numpy as np
+
+        return np.from_dlpack(x)
+
+    def from_host(self, host: Any, like: Any) -> Any:
+        """An array on the device of `like` with the numbers of a NumPy array."""
+        return self.namespace(like).asarray(host, device=like.device)
+
+    # Computing ------------------------------------------------------------------------------------
+
+    #: Whether results are computed later: gradients are persisted before they are looked at.
+    lazy = False
+
+    def each(self, f: Callable[..., Any], *arrays: Any) -> tuple[Any, ...]:
+        """A pure function of a parameter, its gradient and its moments, applied to these."""
+        results: tuple[Any, ...] = f(*arrays)
+        return results
+
+    def computed(self, results: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """The results of `each` for several leaves; where they are lazy, computed all at once."""
+        return results
+
+    def counter(self, x: Any) -> Any:
+        """A step count of 0 for a pure step of the array."""
+        return 0
+
+    def largest(self, arrays: Sequence[Any]) -> list[float]:
+        """For each of several arrays on one device, none of them empty, the largest magnitude among
+        its reals, infinite or NaN if one is NaN: one read of each, and on a device one wait."""
+        xp = self.namespace(arrays[0])
+        return [float(xp.max(xp.abs(self.reals(x)))) for x in arrays]
+
+    def on(self, x: Any) -> AbstractContextManager[Any]:
+        """The context in which operations run, and new arrays are stored, on the device of `x`."""
+        return nullcontext()
+
+    def capturing(self, x: Any) -> bool:
+        """Whether work on the array would only be recorded now, in a CUDA graph."""
+        return False
+
+    # Arrays that a kernel reads and writes by address ---------------------------------------------
+
+    def no_address(self, x: Any) -> str | None:
+        """Why a parameter cannot be written by address, or None."""
+        return "its library does not say where it is stored"
+
+    def addresses(self, params: Sequence[Any], itemsize: int) -> Addresses:
+        """A finder of the gradients of these parameters, whose reals have `itemsize` bytes."""
+        raise NotImplementedError
+
+    def readable(self, p: Any, g: Any) -> bool:
+        """Whether a kernel can read a gradient, already checked, in its parameter's order."""
+        return False
+
+    def transposed(self, g: Any, axes: tuple[int, ...]) -> Any:
+        """The same memory with its axes in another order."""
+        return self.namespace(g).permute_dims(g, axes)
+
+    def fill(self, out: Any, g: Any) -> None:
+        """Convert the numbers of an array on the host, into a line of reals that NumPy holds."""
+        raise NotImplementedError
 
 
-ROWS = ("numpy", "torch", "cupy", "jax", "dask", "array_api_strict")
+class Addresses(Protocol):
+    """Knows the parameters of one plan, of one library and dtype, and finds their gradients."""
 
+    def find(self, grads: Sequence[Any]) -> list[int | None]:
+        """The address of each gradient that can be read in place, else None: one tight pass."""
+        ...
 
-@cache
-def row(library: str) -> Library:
-    """The row of a library; the array API's own functions where it has none."""
-    if library == "python":
-        python: Library = import_module(f"{__name__}.numpy").PYTHON
-        return python
-    if library not in ROWS:
-        return Library()
-    found: Library = import_module(f"{__name__}.{library}").ROW
-    return found
+    def moved(self) -> bool:
+        """Whether a parameter has other memory, or another meaning, than when this was made."""
+        ...
 
-
-def zeros(library: Library, x: Any, compute: str) -> Any:
-    """A moment for the parameter `x`: zeros in the compute dtype beside it, laid out alike."""
-    xp = library.namespace(x)
-    with library.on(x):
-        return xp.zeros_like(library.reals(x), dtype=getattr(xp, compute))
+    def written(self, grads: Sequence[Any]) -> None:
+        """Tell the library that the parameters that have a gradient were written."""
+        ...

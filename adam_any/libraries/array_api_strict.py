@@ -7,31 +7,39 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ..detect import dtype_name
+from ..detect import load
+from ..dtypes import is_complex, name_of
 from ..memory import Extent
-from . import Library, from_host, is_complex, like, row
+from . import Library
 
 
-def _extent(x: Any) -> Extent | None:
-    # Its other devices pretend to be out of the host's reach.
-    return row("numpy").extent(np.from_dlpack(x)) if str(x.device).count("CPU_DEVICE") else None
+class Strict(Library):
+    """array-api-strict."""
+
+    def device(self, x: Any) -> Any:
+        """The name of the device, of which all but the first are pretended."""
+        return str(x.device).split("'")[-2]  # Device('CPU_DEVICE')
+
+    def writable(self, x: Any) -> bool:
+        """Yes, always."""
+        return True
+
+    def extent(self, x: Any) -> Extent | None:
+        """The memory of the NumPy array; the other devices pretend to be out of reach."""
+        numpy = load("numpy")
+        return numpy.extent(np.from_dlpack(x)) if self.device(x) == "CPU_DEVICE" else None
+
+    def like(self, x: Any, new: Any) -> Any:
+        """Joined on the host: arithmetic would spoil infinities."""
+        if not is_complex(x):
+            return super().like(x, new)
+        host = self.to_host(new)
+        return self.from_host(host.view(name_of(x.dtype))[..., 0], x)
+
+    def to_host(self, x: Any) -> Any:
+        """The NumPy array."""
+        xp = array_api_compat.array_namespace(x)
+        return np.from_dlpack(x.to_device(xp.Device("CPU_DEVICE")))
 
 
-def _to_host(x: Any) -> Any:
-    xp = array_api_compat.array_namespace(x)
-    return np.from_dlpack(x.to_device(xp.Device("CPU_DEVICE")))
-
-
-def _like(x: Any, new: Any) -> Any:
-    if not is_complex(x):
-        return like(x, new)
-    # The standard has no way to join two parts without arithmetic, which would spoil infinities.
-    host = _to_host(new)
-    return from_host(host.view(dtype_name(x.dtype))[..., 0], x)
-
-
-def _write(x: Any, new: Any) -> None:
-    x[...] = _like(x, new)
-
-
-ROW = Library(extent=_extent, like=_like, write=_write, to_host=_to_host)
+LIBRARY = Strict("array_api_strict")

@@ -1,4 +1,4 @@
-"""CuPy; everything happens on the device that the array lies on."""
+"""CuPy; everything happens on the device of the array."""
 
 from __future__ import annotations
 
@@ -7,56 +7,12 @@ from typing import Any
 
 import cupy
 
-from ..memory import Extent
+from ..memory import Extent, same_order
 from . import Library
 
-
-def _extent(x: Any) -> Extent | None:
-    return Extent(x.data.ptr, x.shape, x.strides, x.dtype.itemsize)
-
-
-def _reals(x: Any) -> Any:
-    if x.dtype.kind != "c":
-        return x
-    # CuPy's own view needs contiguous memory; this one is of the same numbers in any layout.
-    size = x.dtype.itemsize // 2
-    return cupy.ndarray((*x.shape, 2), f"f{size}", x.data, (*x.strides, size))
-
-
-def _write(x: Any, new: Any) -> None:
-    with x.device:
-        _reals(x)[...] = new
-
-
-def _like(x: Any, new: Any) -> Any:
-    with x.device:
-        out = cupy.empty_like(x)
-    _write(out, new)
-    return out
-
-
-def _copy(x: Any) -> Any:
-    with x.device:
-        return x.copy(order="K")
-
-
-def _to_host(x: Any) -> Any:
-    return x.get()
-
-
-def _from_host(host: Any, like: Any) -> Any:
-    with like.device:
-        return cupy.asarray(host)
-
-
-def _largest(arrays: Sequence[Any]) -> list[float]:
-    with arrays[0].device:
-        peaks = cupy.empty(len(arrays))
-        for i, x in enumerate(arrays):
-            _peak(_reals(x), peaks[i])
-        found: list[float] = peaks.get().tolist()
-        return found
-
+#: What CUDA says of the default stream while one that waits for it is being captured
+#: (cudaErrorStreamCaptureImplicit).
+IMPLICIT = 906
 
 #: The largest magnitude, or NaN, in one read; amax of abs would take two, and memory. CuPy replaces
 #: the names of both parameters in the expressions as plain text.
@@ -71,33 +27,134 @@ _peak = cupy.ReductionKernel(
 )
 
 
-def _on(x: Any) -> Any:
-    return x.device
+class CuPy(Library):
+    """CuPy."""
+
+    def device(self, x: Any) -> Any:
+        """The name that torch gives the device."""
+        return f"cuda:{x.device.id}"
+
+    def writable(self, x: Any) -> bool:
+        """Yes, always."""
+        return True
+
+    def engine(self, device: Any) -> str | None:
+        """One launch for all arrays."""
+        return "cuda"
+
+    def extent(self, x: Any) -> Extent | None:
+        """The memory of an array."""
+        return Extent(x.data.ptr, x.shape, x.strides, x.dtype.itemsize)
+
+    def reals(self, x: Any) -> Any:
+        """A view; CuPy's own needs contiguous memory."""
+        if x.dtype.kind != "c":
+            return x
+        size = x.dtype.itemsize // 2
+        return cupy.ndarray((*x.shape, 2), f"f{size}", x.data, (*x.strides, size))
+
+    def like(self, x: Any, new: Any) -> Any:
+        """An array on the same device, in the same order."""
+        with x.device:
+            out = cupy.empty_like(x)
+        self.write(out, new)
+        return out
+
+    def write(self, x: Any, new: Any) -> None:
+        """Through the view of reals, so that infinities stay in their own part."""
+        with x.device:
+            self.reals(x)[...] = new
+
+    def copy(self, x: Any) -> Any:
+        """A copy in the same order."""
+        with x.device:
+            return x.copy(order="K")
+
+    def to_host(self, x: Any) -> Any:
+        """A copy, after a wait."""
+        return x.get()
+
+    def from_host(self, host: Any, like: Any) -> Any:
+        """A copy on the device of `like`."""
+        with like.device:
+            return cupy.asarray(host)
+
+    def largest(self, arrays: Sequence[Any]) -> list[float]:
+        """Found by one kernel for each, with one wait for all."""
+        with arrays[0].device:
+            peaks = cupy.empty(len(arrays))
+            for i, x in enumerate(arrays):
+                _peak(self.reals(x), peaks[i])
+            found: list[float] = peaks.get().tolist()
+            return found
+
+    def on(self, x: Any) -> Any:
+        """Its device."""
+        return x.device
+
+    def capturing(self, x: Any) -> bool:
+        """Whether its device's current stream, or one that waits for it, is being captured."""
+        with x.device:
+            try:
+                return bool(cupy.cuda.get_current_stream().is_capturing())
+            except cupy.cuda.runtime.CUDARuntimeError as error:
+                if error.status != IMPLICIT:
+                    raise
+                return True
+
+    def no_address(self, x: Any) -> str | None:
+        """Why an array cannot be written by address, or None."""
+        if type(x) is not cupy.ndarray:
+            return f"is of class {type(x).__name__}, whose operators may differ"
+        return None
+
+    def addresses(self, params: Sequence[Any], itemsize: int) -> Addresses:
+        """A finder of their gradients."""
+        return Addresses(params, itemsize)
+
+    def readable(self, p: Any, g: Any) -> bool:
+        """Whether its order is the parameter's, and it is aligned."""
+        size, wide = g.dtype.itemsize, p.dtype.itemsize
+        if g.data.ptr % size or any(stride % size for stride in g.strides):
+            return False
+        mine, theirs = (tuple(s // n for s in x.strides) for x, n in ((p, wide), (g, size)))
+        return same_order(p.shape, mine, theirs)
 
 
-def _capturing(x: Any) -> bool:
-    with x.device:
-        try:
-            return bool(cupy.cuda.get_current_stream().is_capturing())
-        except cupy.cuda.runtime.CUDARuntimeError as error:
-            if error.status != IMPLICIT:
-                raise
-            return True
+class Addresses:
+    """Finds the gradients of CuPy parameters."""
+
+    def __init__(self, params: Sequence[Any], itemsize: int) -> None:
+        self._params, first = params, params[0]
+        self._kind, self._dtype, self._device = type(first), first.dtype, first.data.device_id
+        self._likes = [(p.shape, p.strides) for p in params]
+        self._misaligned = itemsize - 1
+        self._facts = self._now()
+
+    def find(self, grads: Sequence[Any]) -> list[int | None]:
+        """The address of each gradient with its parameter's dtype, shape, strides and device."""
+        kind, dtype, device = self._kind, self._dtype, self._device
+        misaligned = self._misaligned
+        found: list[int | None] = []
+        for g, (shape, strides) in zip(grads, self._likes, strict=True):
+            if type(g) is kind and g.dtype is dtype and g.shape == shape and g.strides == strides:
+                at = g.data
+                address = at.ptr
+                usable = at.device_id == device and not address & misaligned
+                found.append(address if usable else None)
+            else:
+                found.append(None)
+        return found
+
+    def moved(self) -> bool:
+        """Whether a parameter has other memory, or another meaning: after `p.shape = s`."""
+        return self._now() != self._facts
+
+    def _now(self) -> list[Any]:
+        return [(p.data.ptr, p.shape, p.strides, p.dtype) for p in self._params]
+
+    def written(self, grads: Sequence[Any]) -> None:
+        """Nothing: CuPy keeps no record of writes."""
 
 
-#: What CUDA says of the default stream while one that waits for it is being captured
-#: (cudaErrorStreamCaptureImplicit).
-IMPLICIT = 906
-
-ROW = Library(
-    extent=_extent,
-    reals=_reals,
-    like=_like,
-    write=_write,
-    copy=_copy,
-    to_host=_to_host,
-    from_host=_from_host,
-    largest=_largest,
-    on=_on,
-    capturing=_capturing,
-)
+LIBRARY = CuPy("cupy")

@@ -1,4 +1,4 @@
-"""JAX."""
+"""JAX, sharded or not; its tracers, too."""
 
 from __future__ import annotations
 
@@ -10,35 +10,72 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import Library, is_complex
+from ..detect import is_tracer
+from ..dtypes import DTYPES, is_complex
+from . import Library
 
 
-def _like(x: Any, new: Any) -> Any:
-    if is_complex(x):
-        return jax.lax.complex(new[..., 0], new[..., 1]).astype(x.dtype)
-    return new.astype(x.dtype)
+class Devices(frozenset[Any]):
+    """The devices of a JAX array."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        first, *others = sorted(map(str, self))
+        return f"{1 + len(others)} devices ({first}, ...)" if others else first
 
 
-def _to_host(x: Any) -> Any:
-    return np.asarray(x)
+class JAX(Library):
+    """JAX."""
 
+    def device(self, x: Any) -> Any:
+        """The set of devices, not the sharding: a gradient may be laid out differently.
 
-def _from_host(host: Any, like: Any) -> Any:
-    # Without x64 JAX turns float64 into float32, and says nothing here.
-    with jax.enable_x64(True):
-        # It reads the host's memory later, or shares it: so it gets memory of its own.
-        return jax.device_put(host.copy(), like.sharding)
+        It is read from the sharding, which a donated array still has.
+        """
+        return None if is_tracer(x) else Devices(x.sharding.device_set)
 
+    def engine(self, device: Any) -> str | None:
+        """One compiled call."""
+        return "xla"
 
-def _counter(x: Any) -> Any:
-    return jnp.zeros((), jnp.int32)
+    def unable(self, dtype: str) -> str | None:
+        """Whether JAX would turn its float64 into float32, silently."""
+        config: Any = jax.config
+        if DTYPES[dtype].compute == "float64" and not config.jax_enable_x64:
+            return (
+                f"the parameter is {dtype}, but outside jax.enable_x64(True) JAX would compute it "
+                "in 32 bits; construct and step inside it"
+            )
+        return None
 
+    def like(self, x: Any, new: Any) -> Any:
+        """Joined without arithmetic, which would spoil infinities."""
+        if is_complex(x):
+            return jax.lax.complex(new[..., 0], new[..., 1]).astype(x.dtype)
+        return new.astype(x.dtype)
 
-def _largest(arrays: Sequence[Any]) -> list[float]:
-    several = len(arrays[0].sharding.device_set) > 1
-    # Without x64 JAX would narrow a float64 gradient, which a float32 parameter may have.
-    with jax.enable_x64(True):
-        return [float(peak) for peak in np.asarray(_peaks(list(arrays), several))]
+    def to_host(self, x: Any) -> Any:
+        """A view where JAX allows it."""
+        return np.asarray(x)
+
+    def from_host(self, host: Any, like: Any) -> Any:
+        """A copy with the sharding of `like`."""
+        # Without x64 JAX turns float64 into float32, and says nothing here.
+        with jax.enable_x64(True):
+            # It reads the host's memory later, or shares it: so it gets memory of its own.
+            return jax.device_put(host.copy(), like.sharding)
+
+    def counter(self, x: Any) -> Any:
+        """An array, which `jax.lax.scan` can carry."""
+        return jnp.zeros((), jnp.int32)
+
+    def largest(self, arrays: Sequence[Any]) -> list[float]:
+        """Found in one compiled call."""
+        several = len(arrays[0].sharding.device_set) > 1
+        # Without x64 JAX would narrow a float64 gradient, which a float32 parameter may have.
+        with jax.enable_x64(True):
+            return [float(peak) for peak in np.asarray(_peaks(list(arrays), several))]
 
 
 @partial(jax.jit, static_argnums=1)
@@ -53,6 +90,4 @@ def _magnitudes(x: Any, several: bool) -> Any:
     return jnp.where(jnp.isnan(x), jnp.inf, x) if several else x
 
 
-ROW = Library(
-    like=_like, to_host=_to_host, from_host=_from_host, counter=_counter, largest=_largest
-)
+LIBRARY = JAX("jax")

@@ -3,25 +3,30 @@ depends on how long anything takes."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import bench
+from adam_any.engines.cpu import compiler as compiled
 from bench import __main__ as command
-from bench import cpu, harness, machine, results, workloads
-from bench.competitors import ADAM, BETAS, CPU, LION, LR, OURS, TEXTBOOK, Lion, Make, MemoryLimit
+from bench import cpu, figures, harness, machine, results, workloads
+from bench.competitors import ADAM, BETAS, CPU, LION, LR, NO_NUMBA, OURS, TEXTBOOK, Lion
 from bench.workloads import Arrays
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(bench.__file__).parents[1]
 TREE = workloads.Workload("tree", "a small tree", ((7,), (3, 5), (1,), (4, 2, 3)))
 STEPS = 5
+
+
+def same(x: Any) -> Any:
+    return x
 
 
 def params() -> Arrays:
@@ -29,40 +34,31 @@ def params() -> Arrays:
     return [np.float32(LR) * p for p in TREE.arrays(1)]
 
 
-def grads(seed: int) -> Arrays:
-    """Those of the first leaf are so small that it matters where epsilon stands."""
-    first, *others = TREE.arrays(seed)
+def grads(step: int) -> Arrays:
+    """Others in the last two steps. The first leaf's are so small that it matters where epsilon
+    stands."""
+    first, *others = TREE.arrays(2 if step < STEPS - 2 else 3)
     return [np.float32(1e-7) * first, *others]
 
 
-def stepped(make: Make, array: Callable[[Any], Any] = lambda x: x) -> Arrays:
-    """The parameters after a few steps, with other gradients in the last two; or a skip."""
+def stepped(make: Any, array: Callable[[Any], Any] = same, host: Any = np.from_dlpack) -> Arrays:
+    """The parameters after a few steps, or a skip."""
     try:
-        runner = make(list(map(array, params())), list(map(array, grads(2))))
+        runner = make([array(p) for p in params()], [array(g) for g in grads(0)])
     except harness.MissingError as error:
         pytest.skip(str(error))
     try:
         runner.run(STEPS - 2)
-        runner.give(list(map(array, grads(3))))
+        runner.give([array(g) for g in grads(STEPS)])
         runner.run(2)
         runner.finish()
-        return [np.array(p) for p in runner.params()]
+        return [np.array(host(p)) for p in runner.params()]
     finally:
         runner.close()
 
 
-@pytest.fixture(scope="module")
-def textbook() -> Arrays:
-    return stepped(CPU[TEXTBOOK])
-
-
-@pytest.mark.parametrize("name", ADAM)
-def test_all_are_the_same_adam(name: str, textbook: Arrays) -> None:
-    agree(stepped(CPU[name]), textbook)
-
-
-def agree(found: Arrays, textbook: Arrays) -> None:
-    for start, mine, theirs in zip(params(), found, textbook, strict=True):
+def agree(found: Arrays) -> None:
+    for start, mine, theirs in zip(params(), found, stepped(CPU[TEXTBOOK]), strict=True):
         assert mine.dtype == np.float32
         assert np.all(mine != start)
         # The least exact take 1 - beta2**t in float32, which at t = 1 is eps / (1 - beta2) off.
@@ -70,39 +66,42 @@ def agree(found: Arrays, textbook: Arrays) -> None:
         assert np.max(np.abs(mine - theirs)) <= STEPS * a_step
 
 
+@pytest.mark.parametrize("name", ADAM)
+def test_all_are_the_same_adam(name: str) -> None:
+    agree(stepped(CPU[name]))
+
+
+def test_without_numba_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "Kernel", lambda *arguments: 1 / 0)
+    agree(stepped(CPU[NO_NUMBA]))
+
+
 def test_the_rule_of_ones_own_is_lion() -> None:
     (beta1, beta2), lr = Lion().betas, Lion().lr
     expected = [p.astype(np.float64) for p in params()]
     m = [np.zeros_like(p) for p in expected]
     for step in range(STEPS):
-        for i, g in enumerate(grads(2 if step < STEPS - 2 else 3)):
+        for i, g in enumerate(grads(step)):
             expected[i] -= lr * np.sign(beta1 * m[i] + (1 - beta1) * g)
             m[i] = beta2 * m[i] + (1 - beta2) * g
     for mine, theirs in zip(stepped(CPU[LION]), expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6 * lr)
 
 
-@pytest.mark.parametrize("elements", [10, 1 << 16, (1 << 16) + 3])
-def test_the_memory_limit_writes_three_arrays_throughout(elements: int) -> None:
-    pytest.importorskip("numba")
-    one = [np.zeros(elements, np.float32)]
-    limit = MemoryLimit(one, one)
-    before = limit.arrays[1].copy()
-    limit.run(1)
-    p, g, m, v = limit.arrays
+@pytest.mark.parametrize("largest, passes", [(1 << 26, 1), (1 << 17, 2), (100, 1967)])
+def test_the_memory_limit_writes_three_arrays_throughout(
+    largest: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = pytest.importorskip("bench.limit", reason="it needs Numba")
+    monkeypatch.setattr(limit.MemoryLimit, "LARGEST", largest)
+    runner = limit.MemoryLimit([np.zeros(n, np.float32) for n in ((1 << 17) + 3, 1 << 16)], [])
+    before = runner.arrays[1].copy()
+    assert runner.passes == passes and 0 <= 3 * (1 << 16) + 3 - passes * before.size < passes
+    runner.run(1)
+    p, g, m, v = runner.arrays
     np.testing.assert_array_equal(g, before)
     for written in (p, m, v):
-        np.testing.assert_array_equal(written, 2 * before)
-
-
-def test_the_memory_limit_makes_several_passes_over_what_is_too_large(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("numba")
-    monkeypatch.setattr(MemoryLimit, "LARGEST", 100)
-    limit = MemoryLimit(TREE.arrays(1) * 10, [])
-    assert limit.passes == 5
-    assert abs(limit.passes * limit.arrays[0].size - 10 * TREE.elements) < limit.passes
+        np.testing.assert_allclose(written, (1 + passes) * before, rtol=1e-4)
 
 
 def test_the_shapes_are_those_of_the_networks() -> None:
@@ -119,7 +118,7 @@ def test_arrays_are_float32_and_the_same_for_the_same_seed() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-class Fake:
+class Fake(harness.Runner):
     """A runner that takes a known time on a clock of its own."""
 
     def __init__(self, name: str, cost: float, log: list[tuple[str, int]]) -> None:
@@ -128,100 +127,91 @@ class Fake:
     def run(self, steps: int) -> None:
         self.log.append((self.name, steps))
 
-    def finish(self) -> None:
-        pass
-
     def close(self) -> None:
         self.closed = True
 
 
 def test_competitors_take_turns_and_the_median_counts() -> None:
     log: list[tuple[str, int]] = []
-    fakes = {"quick": Fake("quick", 1e-4, log), "slow": Fake("slow", 0.5, log)}
+    fakes = Fake("quick", 1e-4, log), Fake("slow", 0.5, log)
 
-    def stopwatch(runner: harness.Runner, steps: int) -> float:
-        assert isinstance(runner, Fake)
+    def stopwatch(runner: Any, steps: int) -> float:
         runner.run(steps)
         third_turn = log.count(("quick", 2000)) == 3 and runner.name == "quick"
-        return runner.cost * steps * (10 if third_turn else 1)  # something else ran
+        cost: float = runner.cost * steps * (10 if third_turn else 1)  # something else ran
+        return cost
 
-    quick, slow = harness.compare(
-        {name: partial(lambda fake: fake, fake) for name, fake in fakes.items()},
-        rounds=5,
-        turn=0.2,
-        stopwatch=stopwatch,
-    )
-    assert (quick.steps, slow.steps) == (2000, 1)
+    makers = {fake.name: lambda fake=fake: fake for fake in fakes}
+    rows = harness.compare(makers, rounds=5, turn=0.2, stopwatch=stopwatch)
+    assert [row.steps for row in rows] == [2000, 1]
     assert log[-10:] == [("quick", 2000), ("slow", 1)] * 5
-    assert quick.median == pytest.approx(1e-4) and slow.median == pytest.approx(0.5)
-    assert len(quick.seconds) == 5 and max(quick.seconds) == pytest.approx(1e-3)
-    assert all(fake.closed for fake in fakes.values())
+    assert len(rows[0].seconds) == 5 and max(rows[0].seconds) == pytest.approx(1e-3)
+    both = results.Comparison("", "", 0, 0, rows)
+    assert both.median("quick") == pytest.approx(1e-4) and both.median("slow") == 0.5
+    assert both.ratio("slow", "quick") == pytest.approx(5000)
+    assert all(fake.closed for fake in fakes)
 
 
 def test_who_cannot_take_part_is_a_row_with_the_reason() -> None:
-    def absent() -> harness.Runner:
-        raise harness.MissingError("adamant is not installed")
-
-    def broken() -> harness.Runner:
-        raise OSError("no compiler\nand a long explanation")
+    def raising(error: Exception) -> harness.Runner:
+        raise error
 
     rows = harness.compare(
-        {"absent": absent, "broken": broken, "here": lambda: Fake("here", 1.0, [])},
+        {
+            "absent": lambda: harness.needed("adamant"),
+            "broken": lambda: raising(OSError("no compiler\nand a long explanation")),
+            "here": lambda: Fake("here", 1.0, []),
+        },
         rounds=2,
         stopwatch=lambda runner, steps: 1.0 * steps,
     )
-    assert [row.missing for row in rows] == [
-        "adamant is not installed",
-        "OSError: no compiler",
-        "",
-    ]
-    assert [row.median for row in rows] == [None, None, 1.0]
+    assert rows[0].missing.startswith("adamant is not installed")
+    assert [row.missing for row in rows[1:]] == ["OSError: no compiler", ""]
+    assert [row.seconds for row in rows] == [[], [], [1.0, 1.0]]
 
 
 @pytest.fixture
-def two_competitors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a whole run takes no time, in the process as it is."""
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole run takes no time, in the process as it is."""
     few = {name: CPU[name] for name in (OURS, TEXTBOOK)}
     monkeypatch.setattr(cpu, "CPU", few)
-    monkeypatch.setattr(cpu, "ADAM", few)
-    monkeypatch.setattr(cpu, "SUBNORMAL_ELEMENTS", 10)
-    monkeypatch.setattr(machine, "use", lambda threads: None)
+    monkeypatch.setattr(figures, "ADAM", few)
+    monkeypatch.setattr(figures, "SUBNORMAL_ELEMENTS", 10)
+    monkeypatch.setattr(figures, "first_step", lambda: 1 / 0)
+    monkeypatch.setattr(figures, "extra_memory", list)
+    monkeypatch.setattr(machine, "use", lambda threads: 1)
+    for key, workload in workloads.ON_CPU.items():
+        tiny = workloads.Workload(key, workload.title, TREE.shapes)
+        monkeypatch.setitem(workloads.ON_CPU, key, tiny)
 
 
-@pytest.mark.usefixtures("two_competitors")
+@pytest.mark.usefixtures("small")
 def test_a_report_comes_back_equal_from_json(tmp_path: Path) -> None:
-    ticks: list[str] = []
-    parts = ("1x1k", cpu.SUBNORMALS)
-    report = cpu.run(parts, threads=1, rounds=2, turn=1e-4, tick=ticks.append)
+    parts = ("1x1k", cpu.SUBNORMALS, cpu.FIGURES)
+    report = cpu.run(parts, threads=1, rounds=2, turn=1e-4, tick=lambda text: None)
     report.comparisons[0].rows.append(results.Row("absent", missing="not installed"))
-    report.figures.append(results.Figure("a figure", None, "s", "not measured"))
     report.save(tmp_path / "report.json")
     assert results.load(tmp_path / "report.json") == report
-    assert report.slowdown[0].ratio is not None and len(report.slowdown[0].late) == 121
+    ours, textbook, first, per_leaf = report.figures
+    assert ours.value and textbook.value and per_leaf.value is not None
+    assert first.value is None and first.how.startswith("ZeroDivisionError")
 
     (tmp_path / "other.json").write_text('{"format": 0}')
-    with pytest.raises(ValueError, match="no benchmark result of format"):
+    with pytest.raises(ValueError, match="not a benchmark result of format"):
         results.load(tmp_path / "other.json")
 
 
-@pytest.mark.usefixtures("two_competitors")
-def test_the_progress_bar_ends_at_its_end() -> None:
-    ticks: list[str] = []
-    parts = ("1x1k", "1x100k", cpu.SUBNORMALS)
-    cpu.run(parts, threads=1, rounds=3, turn=1e-4, tick=ticks.append)
-    assert len(ticks) == cpu.ticks(parts, rounds=3)
-
-
-@pytest.mark.usefixtures("two_competitors")
+@pytest.mark.usefixtures("small")
 def test_a_run_prints_tables_and_writes_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("rich")
     pytest.importorskip("matplotlib")
     saved, picture = str(tmp_path / "r.json"), tmp_path / "r.png"
-    assert command.main(["cpu", "--quick", "--only", "1x1k", "--json", saved]) == 0
+    assert command.main(["cpu", "--quick", "--only", "1x1k", "subnormals", "--json", saved]) == 0
     printed = capsys.readouterr().out
-    assert f"| {TEXTBOOK}" in printed and "1 × 1 k" in printed and "µs" in printed
+    for part in (f"| {TEXTBOOK}", "1 × 1 k", "µs", "Subnormal moments"):
+        assert part in printed
     assert command.main(["show", saved, "--plot", str(picture)]) == 0
     assert capsys.readouterr().out == printed
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -242,10 +232,10 @@ def test_an_interrupted_run_ends_cleanly(
 ) -> None:
     pytest.importorskip("rich")
 
-    def interrupted(*_: object, **__: object) -> SimpleNamespace:
+    def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(machine, "use", lambda threads: None)
+    monkeypatch.setattr(machine, "use", lambda threads: 1)
     monkeypatch.setattr(cpu, "run", interrupted)
     assert command.main(["cpu", "--quick"]) == 130
     assert capsys.readouterr().err.strip().endswith("interrupted")
@@ -256,30 +246,34 @@ def test_an_interrupted_run_ends_cleanly(
     [(1.5, "1.50 s"), (0.0123, "12.3 ms"), (9.999e-4, "1.00 ms"), (3e-8, "0.0300 µs")],
 )
 def test_durations_have_three_digits(seconds: float, text: str) -> None:
-    pytest.importorskip("rich")
-    from bench.report import duration
-
-    assert duration(seconds) == text
+    assert pytest.importorskip("bench.report", reason="it needs rich").duration(seconds) == text
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
+    how = ["-c", f"{code}; from bench.__main__ import main; sys.exit(main())"]
+    program = [sys.executable, *(how if code else ["-m", "bench"]), *arguments]
+    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_without_a_gpu_there_is_one_sentence() -> None:
-    done = bench("gpu")
-    assert done.returncode == 2
+def test_without_cupy_there_is_one_sentence() -> None:
+    done = run("gpu", code="import sys; sys.modules['cupy'] = None")
+    assert done.returncode == 2 and "cupy is not installed" in done.stderr
     assert done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.endswith(".\n")
 
 
-def test_without_a_command_there_is_help() -> None:
-    done = bench()
-    assert done.returncode == 0 and "usage: python -m bench" in done.stdout
+@pytest.mark.parametrize("how", [[], ["--readme"]], ids=str)
+def test_whoever_reads_may_have_seen_enough(how: list[str]) -> None:
+    pytest.importorskip("rich")
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = [sys.executable, "-m", "bench", "show", "bench/results/cpu.json", *how]
+    done = subprocess.run(program, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.stderr == b""
 
 
 def test_a_mistaken_command_is_refused_before_it_runs() -> None:
-    assert "invalid choice: '1x1kk'" in bench("cpu", "--only", "1x1kk").stderr
-    assert "there is no directory" in bench("cpu", "--json", "/nowhere/x.json").stderr
-    assert "1 to" in bench("cpu", "--threads", "0").stderr
+    assert "usage: python -m bench" in run().stdout
+    assert "invalid choice: '1x1kk'" in run("cpu", "--only", "1x1kk").stderr
+    assert "there is no directory" in run("cpu", "--json", "/nowhere/x.json").stderr
+    assert "1 to" in run("cpu", "--threads", "0").stderr

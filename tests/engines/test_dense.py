@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adam_any import Adam, AdamW, Optimizer
-from adam_any.engines import cpu
+from adam_any.engines.cpu import engine as cpu
 from tests.helpers.bits import same
 from tests.helpers.dense import KERNELS, Reference, compare, cut, dtypes, gradients, numbers, run
 from tests.helpers.libraries import Lib, params
@@ -207,7 +207,7 @@ def _optimizer(rule: Any) -> Any:
     return lambda params, **engine: Optimizer(params, rule, **engine)
 
 
-@pytest.mark.promise("A rule of your own gets the bits of the reference, too.")
+@pytest.mark.promise("A rule of your own has the bits of the reference, too.")
 def test_the_rule_on_the_page_has_the_same_bits_on_every_engine(kernel: Lib) -> None:
     rule = lion()(lr=0.1, weight_decay=0.1)
     for dtype in ("float32", "float64"):

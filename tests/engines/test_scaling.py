@@ -41,12 +41,12 @@ def test_sharded_arrays_keep_their_layout_and_have_the_bits_of_one_device(
         out = many.step(jax.device_put(grads, one if step % 2 else other))
         want = single.step(jax.tree.map(jax.numpy.asarray, grads))
         assert_laid_out(out, one)
-    for leaf in many._leaves:
+    for leaf in many._contents.leaves:
         assert len(leaf.moments) == 3
         for moment in leaf.moments:
             assert_laid_out({leaf.path: moment}, one)
-    shard = many._leaves[-1].moments[0].addressable_shards[0].data
-    assert many._leaves[-1].path == "z" and shard.shape == (4, 2, 2)
+    shard = many._contents.leaves[-1].moments[0].addressable_shards[0].data
+    assert many._contents.leaves[-1].path == "z" and shard.shape == (4, 2, 2)
     for name, x in out.items():
         # Bit by bit: each device computes what it holds, and nothing is summed.
         assert np.asarray(x).tobytes() == np.asarray(want[name]).tobytes(), name
@@ -70,7 +70,7 @@ def test_a_state_is_laid_out_as_its_parameters_are(jax: Any, axes: str) -> None:
     for opt, shardings in ((b, other), (copy.deepcopy(a), one)):
         for _ in range(2):
             assert_laid_out(opt.step(jax.device_put(host, one)), shardings)
-        for leaf in opt._leaves:
+        for leaf in opt._contents.leaves:
             for moment in leaf.moments:
                 assert_laid_out({leaf.path: moment}, shardings)
 
@@ -92,7 +92,7 @@ def test_the_pure_face_keeps_shardings(jax: Any, axes: str) -> None:
     host, one, _ = laid_out(axes)
     params = jax.device_put(host, one)
     state = functional.init(params)
-    assert_laid_out(state.m, one)
+    assert_laid_out(state.moments["m"], one)
 
     @jax.jit
     def train(params: Any, state: Any) -> Any:
@@ -101,7 +101,7 @@ def test_the_pure_face_keeps_shardings(jax: Any, axes: str) -> None:
     for _ in range(3):
         params, state = train(params, state)
         assert_laid_out(params, one)
-        assert_laid_out(state.v, one)
+        assert_laid_out(state.moments["v"], one)
     assert int(state.step["w"]) == 3
 
 

@@ -25,8 +25,8 @@ class Plain:
     moments = ("m",)
     traces = 0
 
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
-        return {"lr": lr, "w": 1 / (1 + t)}
+    def coefficients(self, t: int) -> dict[str, float]:
+        return {"lr": self.lr, "w": 1 / (1 + t)}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
         type(self).traces += 1
@@ -52,7 +52,7 @@ def fail_if_told(x: Any) -> Any:
 
 
 def moments(opt: Optimizer) -> list[Any]:
-    return [moment for leaf in opt._leaves for moment in leaf.moments]
+    return [moment for leaf in opt._contents.leaves for moment in leaf.moments]
 
 
 def alive(opt: Optimizer) -> bool:
@@ -78,7 +78,7 @@ def test_one_trace_serves_every_step_learning_rate_and_projection() -> None:
     assert Counted.traces == 2
 
 
-@pytest.mark.promise("JAX's moments are donated, and nothing of yours.")
+@pytest.mark.promise("JAX's moments are donated; your arrays are not.")
 def test_moments_are_donated_and_nothing_of_the_users() -> None:
     params = {"w": jnp.ones(3), "z": jnp.ones(2, jnp.complex64), "h": jnp.ones(2, jnp.bfloat16)}
     grads = {name: 2 * x for name, x in params.items()}

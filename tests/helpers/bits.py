@@ -11,7 +11,7 @@ import optree
 import pytest
 
 from adam_any import Optimizer
-from adam_any.libraries import row
+from adam_any.detect import load as row
 
 
 def differ(a: Any, b: Any) -> int:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adam_any.engines import compiled, cpu, cuda, tiles
+from adam_any.engines.cpu import compiler as compiled
+from adam_any.engines.cpu import tiles
+from adam_any.engines.cuda import engine as cuda
 
 from .bits import same
 from .libraries import Lib, named
@@ -30,6 +32,9 @@ KERNELS = (
     named("torch-cuda"),
 )
 
+#: The dtypes that the CPU engine takes.
+DENSE = ("float32", "float64", "complex64", "complex128")
+
 REALS = ("float16", "bfloat16", "float32", "float64")
 DTYPES = (*REALS, "complex64", "complex128")
 
@@ -40,7 +45,7 @@ HERE = [x for x in DTYPES if x != "bfloat16" or importlib.util.find_spec("ml_dty
 def dtypes(kernel: Lib) -> list[str]:
     """Those that its engine takes; the CPU leaves half precision to the reference."""
     if kernel.runs == "cpu":
-        return list(cpu.DTYPES)
+        return list(DENSE)
     lent = {"bfloat16"} if kernel.device == "emulated" else set()
     return [dtype for dtype in HERE if dtype in {*kernel.dtypes, *lent}]
 
@@ -119,7 +124,7 @@ def cut(chunk: int, threads: int = 1) -> Iterator[None]:
         patch.setattr(compiled.Kernel, "chunk", chunk)
         patch.setattr(tiles.Kernel, "chunk", min(chunk, tiles.TILE))
         if compiled.missing() is None:
-            from adam_any.engines import threads as helpers
+            from adam_any.engines.cpu import workers as helpers
 
             patch.setattr(helpers, "SHARE", 1)
             patch.setattr(helpers, "WAKE", 1)

@@ -4,7 +4,7 @@
   package runs as it is: detection, choice, plan, tables, gathering, and the bytes of the argument.
 - In place of the device stands `Device`: its kernels are the text that NVRTC would be given, behind
   `cuda_shim.h`; grid and block are two loops.
-- In place of CuPy's own kernels, which no CPU can run, NumPy fills and copies (`ROW`).
+- In place of CuPy's own kernels, which no CPU can run, NumPy fills and copies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import ctypes
-import dataclasses
 import hashlib
 import importlib.util
 import platform
@@ -29,9 +28,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adam_any import engines, libraries
-from adam_any.engines import device
-from adam_any.engines.cuda_source import NAME, THREADS
+from adam_any import detect
+from adam_any.engines.cuda import device
+from adam_any.engines.cuda.codegen import NAME, THREADS
 
 from . import ROOT
 
@@ -98,8 +97,11 @@ class Device:
     def stream(self) -> Any:
         return Device.current
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         pass
+
+    def read(self, word: Any) -> int:
+        return int(numpy(word)[0])
 
     def upload(self, arrays: Any, stream: Any) -> list[Any]:
         Device.uploads += 1
@@ -145,17 +147,6 @@ def numpy(x: Any) -> Any:
     return np.asarray(SimpleNamespace(__array_interface__=facts, owner=x)).view(x.dtype)
 
 
-def _like(x: Any, new: Any) -> Any:
-    out = array(np.empty_like(numpy(x)))
-    _write(out, new)
-    return out
-
-
-def _write(x: Any, new: Any) -> None:
-    with np.errstate(all="ignore"):
-        libraries.row("numpy").write(numpy(x), numpy(new))
-
-
 def _pickled(x: Any) -> Any:
     return array, (numpy(x).copy(order="K"),)
 
@@ -168,25 +159,53 @@ NAMESPACE = SimpleNamespace(
 )
 
 
+def _library() -> Any:
+    """CuPy as the package knows it, with what its kernels would do done by NumPy."""
+    from adam_any.libraries.cupy import CuPy
+
+    host = detect.load("numpy")
+
+    class Emulated(CuPy):
+        def namespace(self, x: Any) -> Any:
+            return NAMESPACE
+
+        def write(self, x: Any, new: Any) -> None:
+            with np.errstate(all="ignore"):
+                host.write(numpy(x), numpy(new))
+
+        def like(self, x: Any, new: Any) -> Any:
+            out = array(np.empty_like(numpy(x)))
+            self.write(out, new)
+            return out
+
+        def copy(self, x: Any) -> Any:
+            return array(numpy(x).copy(order="K"))
+
+        def to_host(self, x: Any) -> Any:
+            return numpy(x).copy()
+
+        def from_host(self, host: Any, like: Any) -> Any:
+            return array(np.array(host))
+
+        def largest(self, arrays: Any) -> list[float]:
+            return host.largest([numpy(x) for x in arrays])
+
+        def on(self, x: Any) -> Any:
+            return contextlib.nullcontext()
+
+        def capturing(self, x: Any) -> bool:
+            return Device.capturing
+
+    return Emulated("cupy")
+
+
 @contextlib.contextmanager
 def emulated(library: str = "cupy") -> Iterator[type[Device]]:
     """Arrays of CuPy or torch go to the CUDA engine, and that to the CPU, while it lasts."""
     from adam_any.libraries import cupy as module
 
-    row = dataclasses.replace(
-        module.ROW,
-        namespace=lambda x: NAMESPACE,
-        write=_write,
-        like=_like,
-        copy=lambda x: array(numpy(x).copy(order="K")),
-        to_host=lambda x: numpy(x).copy(),
-        from_host=lambda host, like: array(np.array(host)),
-        on=lambda x: contextlib.nullcontext(),
-        capturing=lambda x: Device.capturing,
-        largest=lambda arrays: libraries.row("numpy").largest([numpy(x) for x in arrays]),
-    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "ROW", row)
+        patch.setattr(module, "LIBRARY", _library())
         patch.setattr(device, "Device", Device)
         patch.setattr(device, "missing", lambda: None)
         patch.setattr(device, "architecture", lambda number: 90)
@@ -194,10 +213,11 @@ def emulated(library: str = "cupy") -> Iterator[type[Device]]:
         patch.setattr(Device, "uploads", 0)
         patch.setitem(copyreg.dispatch_table, import_module("cupy").ndarray, _pickled)
         if library == "torch":  # whose tensors are on the CPU, and say so
-            patch.setattr(engines, "_FAST", {"torch": "cuda"})
+            torch = detect.load("torch")
+            patch.setattr(type(torch), "engine", lambda self, device: "cuda")
             patch.setattr(device, "number", lambda leaf: 0)
-        libraries.row.cache_clear()
+        detect.load.cache_clear()
         try:
             yield Device
         finally:
-            libraries.row.cache_clear()
+            detect.load.cache_clear()

@@ -13,8 +13,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from adam_any.detect import dtype_name
-from adam_any.engines import compiled
+from adam_any.dtypes import name_of as dtype_name
+from adam_any.engines.cpu import compiler as compiled
 
 from . import emulated
 

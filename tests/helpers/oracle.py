@@ -21,9 +21,15 @@ class State(NamedTuple):
     t: int
 
 
-def run(
-    p: Any,
-    grads: Any,
+def start(p: Any) -> State:
+    """The state before the first step."""
+    p = np.asarray(p, dtype=np.longdouble)
+    return State(p, np.zeros_like(p), np.zeros_like(p), np.zeros_like(p), 0)
+
+
+def step(
+    state: State,
+    g: Any,
     *,
     lr: Any = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -32,34 +38,34 @@ def run(
     decoupled: bool = False,
     amsgrad: bool = False,
     maximize: bool = False,
-) -> list[State]:
-    """The states before the first step and after each; a gradient of None skips one."""
+) -> State:
+    """The state after one more gradient, in long double."""
+    p, m, v, vmax, t = state
     beta1, beta2 = map(np.longdouble, betas)
-    p = np.asarray(p, dtype=np.longdouble)
-    m = np.zeros_like(p)
-    v = np.zeros_like(p)
-    vmax = np.zeros_like(p)
-    t = 0
-    states = [_rounded(p, m, v, vmax, t)]
+    alpha = lr(t) if callable(lr) else lr
+    t = t + 1
+    g = np.asarray(g, dtype=np.longdouble)
+    if maximize:
+        g = -g
+    if weight_decay and not decoupled:
+        g = g + weight_decay * p
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    vmax = np.maximum(vmax, v)
+    m_hat = m / _one_minus_power(beta1, t)
+    v_hat = (vmax if amsgrad else v) / _one_minus_power(beta2, t)
+    shrink = alpha * weight_decay * p if decoupled else 0.0
+    p = p - alpha * m_hat / (np.sqrt(v_hat) + eps) - shrink
+    return State(p, m, v, vmax, t)
+
+
+def run(p: Any, grads: Any, **options: Any) -> list[State]:
+    """The states before the first step and after each; a gradient of None skips one."""
+    states = [start(p)]
     with np.errstate(all="ignore"):
         for g in grads:
-            if g is not None:
-                alpha = lr(t) if callable(lr) else lr
-                t = t + 1
-                g = np.asarray(g, dtype=np.longdouble)
-                if maximize:
-                    g = -g
-                if weight_decay and not decoupled:
-                    g = g + weight_decay * p
-                m = beta1 * m + (1 - beta1) * g
-                v = beta2 * v + (1 - beta2) * g**2
-                vmax = np.maximum(vmax, v)
-                m_hat = m / _one_minus_power(beta1, t)
-                v_hat = (vmax if amsgrad else v) / _one_minus_power(beta2, t)
-                shrink = alpha * weight_decay * p if decoupled else 0.0
-                p = p - alpha * m_hat / (np.sqrt(v_hat) + eps) - shrink
-            states.append(_rounded(p, m, v, vmax, t))
-    return states
+            states.append(states[-1] if g is None else step(states[-1], g, **options))
+    return [_rounded(*state) for state in states]
 
 
 def _one_minus_power(beta: Any, t: int) -> Any:

@@ -1,17 +1,17 @@
 """docs/PROMISES.md from the tests: each `promise` marker is a row of its tables.
 
-A test is marked where it is defined, with a sentence; with the defect of other optimizers that it
-holds absent, if it is one, and the issues in which users met it:
+A marker is a sentence. If the promise is the absence of a defect of other optimizers, the marker
+has its number too, and the issues in which users met it:
 
     @pytest.mark.promise("Gradients are never written.", defect="D6", seen=["mxnet#15759"])
 
-The engines are those of the parameters of the test: each `Lib` among them. A test
-without one is of the engine, or of the library, after which its folder or file is named. One
-that starts processes of its own has no parameters to tell, and says `engines=["xla"]` itself.
+The engines of a test are read from its parameters, each `Lib` among them. A test without one runs
+on the engine or library that its file or folder is named after. One that starts processes itself
+says `engines=["xla"]`.
 
     python -m tests.helpers.promises
 
-writes the page. What stands above its first table is written by hand.
+writes the page below its introduction, which is written by hand.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Collected:
         for (path, name), its in tests.items():
             module = path.relative_to(ROOT).as_posix()
             self.modules.add(module)
-            self.promises += reversed([_promise(mark, module, name, its) for mark in _marks(its)])
+            marks = reversed(list(its[0].iter_markers("promise")))  # as they are written
+            self.promises += [_promise(module, name, its, *m.args, **m.kwargs) for m in marks]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if not report.passed:
@@ -115,15 +116,18 @@ def _named(module: str) -> str:
     return module.removeprefix("tests/").removesuffix(".py").replace("test_", "")
 
 
-def _marks(items: list[pytest.Item]) -> Iterator[pytest.Mark]:
-    return items[0].iter_markers("promise")
-
-
-def _promise(mark: pytest.Mark, module: str, test: str, items: list[pytest.Item]) -> Promise:
-    (text,) = mark.args
-    more = {"defect": "", "seen": (), "engines": (), **mark.kwargs}
-    engines = ", ".join(more["engines"]) or _engines(module, items)
-    return Promise(text, more["defect"], tuple(more["seen"]), module, test, engines)
+def _promise(
+    module: str,
+    test: str,
+    items: list[pytest.Item],
+    text: str,
+    defect: str = "",
+    seen: Iterable[str] = (),
+    engines: Iterable[str] = (),
+) -> Promise:
+    """What a marker with these arguments, from `text` on, says of a test."""
+    where = ", ".join(engines) or _engines(module, items)
+    return Promise(text, defect, tuple(seen), module, test, where)
 
 
 def _engines(module: str, items: list[pytest.Item]) -> str:

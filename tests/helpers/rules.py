@@ -19,7 +19,7 @@ class Custom:
 
     moments = ("m",)
 
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
+    def coefficients(self, t: int) -> dict[str, float]:
         return {"a": 0.1, "b": 0.3}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
@@ -54,8 +54,8 @@ class Sgd:
     kind: Any = ("plain", None, ("x", True))
     moments: ClassVar[tuple[str, ...]] = ("m",)
 
-    def coefficients(self, t: int, lr: float) -> dict[str, float]:
-        return {"lr": lr}
+    def coefficients(self, t: int) -> dict[str, float]:
+        return {"lr": self.lr}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
         return p - c.lr * g, g + m

@@ -184,7 +184,9 @@ class Renamed:
 
 
 @pytest.mark.promise(
-    "A state of torch that has names is matched by them.", defect="D16", seen=["torch#134107"]
+    "A torch state with parameter names is matched by name, too.",
+    defect="D16",
+    seen=["torch#134107"],
 )
 def test_parameters_are_matched_by_names() -> None:
     """In torch names do not affect the loading of a state."""
@@ -217,7 +219,7 @@ def test_parameters_without_names_are_matched_by_position() -> None:
 
 
 @pytest.mark.promise(
-    "A step count is read in each form in which torch has saved it over the years.",
+    "Step counts are read in every form in which torch has saved them.",
     defect="D12",
     seen=["torch#118326"],
 )
@@ -290,7 +292,7 @@ def test_moments_of_half_precision_are_widened() -> None:
 
 GROUP = ("param_groups", 0)
 WRONG = {
-    "no dict": (lambda state: [], "none of torch's"),
+    "no dict": (lambda state: [], "not a torch.optim state_dict"),
     "ours": (lambda state: Adam(1.0).state_dict(), "no param_groups"),
     "no groups": (put("param_groups", to=[]), "no param_groups"),
     "other optimizer": (put(*GROUP, "amsgrad"), "lacks one of"),
@@ -298,7 +300,7 @@ WRONG = {
     "maximize": (put(*GROUP, "maximize", to=True), "maximize is True in torch's state"),
     "AdamW": (put(*GROUP, "decoupled_weight_decay", to=True), "but decoupled is False here"),
     "lr": (put(*GROUP, "lr", to=-1.0), "lr is -1.0"),
-    "eps": (put(*GROUP, "eps", to="x"), "a hyperparameter of torch's state is no number"),
+    "eps": (put(*GROUP, "eps", to="x"), "a hyperparameter of torch's state is not a number"),
     "more": (put(*GROUP, "params", to=list(range(6))), "has 6 parameters and 5 names"),
     "shape": (
         lambda state: put("state", 1, to=state["state"][0])(state),
@@ -342,7 +344,7 @@ def test_a_rule_that_is_not_adam_is_refused() -> None:
 
 def test_a_torn_optimizer_is_not_written() -> None:
     opt = Adam(1.0)
-    opt._torn = True
+    opt._contents.torn = True
     with pytest.raises(RuntimeError, match="interrupted"):
         to_torch(opt)
 

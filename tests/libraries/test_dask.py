@@ -66,7 +66,7 @@ def test_the_graph_is_as_large_after_100_steps_as_after_1(dtype: str) -> None:
     sizes = []
     for _ in range(100):
         params = opt.step({name: 2 * x for name, x in opt.params.items()})
-        moments = {leaf.path: leaf.moments for leaf in opt._leaves}
+        moments = {leaf.path: leaf.moments for leaf in opt._contents.leaves}
         sizes.append({name: [keys(x) for x in (params[name], *moments[name])] for name in "bw"})
     assert sizes[0] == sizes[-1] == {"b": [2, 2, 2], "w": [6, 6, 6]}  # one key a chunk
 
@@ -77,7 +77,7 @@ def test_chunks_are_kept_also_by_moments_and_whatever_the_gradients_are() -> Non
     for chunks in ((5, 4), (1, 1), ((3, 2), (4,))):
         out = opt.step({"z": da.ones((5, 4), chunks=chunks, dtype="complex64")})["z"]
         assert out.chunks == z.chunks
-        assert all(m.chunks == (*z.chunks, (2,)) for m in opt._leaves[0].moments)
+        assert all(m.chunks == (*z.chunks, (2,)) for m in opt._contents.leaves[0].moments)
     assert np.real(out.compute()) == pytest.approx(0.7, rel=1e-6)
 
 
@@ -88,10 +88,10 @@ def test_moments_loaded_in_other_chunks_take_the_parameters() -> None:
     b.load_state_dict(a.state_dict())
     out = b.step(da.ones((4, 4)))
     assert out.chunks == ((2, 2), (1,) * 4)
-    assert {m.chunks for m in b._leaves[0].moments} == {out.chunks}
+    assert {m.chunks for m in b._contents.leaves[0].moments} == {out.chunks}
 
 
-@pytest.mark.promise("A step of Dask computes once, and each gradient once.")
+@pytest.mark.promise("A step on Dask arrays computes once, and each gradient once.")
 def test_a_step_computes_once_and_each_gradient_once(monkeypatch: pytest.MonkeyPatch) -> None:
     persisted, computed = [], []
     persist = dask.persist
@@ -161,5 +161,5 @@ def test_a_pure_step_computes_nothing_until_asked() -> None:
     new, after = functional.step(p, p.map_blocks(gradient, meta=np.ones((0, 0))), state, lr=0.1)
     assert not ran
     new, after = dask.persist(new, after)
-    assert len(ran) == 4 and keys(new) == keys(after.m) == 4
+    assert len(ran) == 4 and keys(new) == keys(after.moments["m"]) == 4
     assert after.step == 1 and new.compute() == pytest.approx(0.9)

@@ -334,7 +334,9 @@ MAKERS += [bytes_changed, document_invented, header_changed, document_changed]
 # Memory ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.promise("A damaged file takes no more memory than its own size, whatever it claims.")
+@pytest.mark.promise(
+    "A damaged file takes memory in proportion to its own size, whatever it claims."
+)
 @needs_proc
 def test_a_damaged_file_takes_memory_by_its_own_size(tmp_path: Path) -> None:
     report = apart(big_headers, tmp_path)

@@ -79,9 +79,7 @@ def test_a_loaded_optimizer_continues_with_the_same_bits(
     assert snapshot(other) == snapshot(opt) != before
 
 
-@pytest.mark.promise(
-    "State goes from library to library, and from device to device, without losing a bit."
-)
+@pytest.mark.promise("State moves between libraries and devices without losing a bit.")
 @HANDED
 def test_a_state_goes_across_libraries(lib: Lib, hand: Any, tmp_path: Path) -> None:
     numbers = np.linspace(-1, 1, 6).reshape(2, 3)
@@ -114,7 +112,7 @@ def test_a_state_that_is_read_only_can_be_stepped_on(hand: Any, tmp_path: Path) 
         entry["m"].flags.writeable = entry["v"].flags.writeable = False
     opt.load_state_dict(state)
     hand(opt, opt, tmp_path / "f")
-    assert all(x.flags.writeable for leaf in opt._leaves for x in leaf.moments)
+    assert all(x.flags.writeable for leaf in opt._contents.leaves for x in leaf.moments)
 
 
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
@@ -372,7 +370,7 @@ def test_a_file_that_may_not_be_read_is_a_permission_error(tmp_path: Path) -> No
 def test_a_torn_optimizer_is_not_saved_but_can_be_loaded(tmp_path: Path) -> None:
     opt = stepped()
     opt.save(tmp_path / "f")
-    opt._torn = True
+    opt._contents.torn = True
     with pytest.raises(RuntimeError, match="interrupted"):
         opt.save(tmp_path / "f")
     opt.load(tmp_path / "f")
@@ -457,14 +455,14 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
             opt.load(tmp_path / "f")
     for document in ("", "[]", "3", "{", "[" * 100_000, "9" * 5000):
         seal(tmp_path / "f", document, tensors)
-        with pytest.raises(ValueError, match="metadata is no JSON"):
+        with pytest.raises(ValueError, match=r"metadata is not (valid JSON|a JSON object)"):
             opt.load(tmp_path / "f")
     (tmp_path / "f").write_bytes(b"")
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         opt.load(tmp_path / "f")
 
 
-@pytest.mark.promise("Nothing is unpickled.")
+@pytest.mark.promise("Loading a file never unpickles anything.")
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     import pickle
 
@@ -473,11 +471,11 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
             return (pytest.fail, ("unpickled",))
 
     (tmp_path / "f").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         stepped().load(tmp_path / "f")
 
 
-@pytest.mark.promise("A state on the host is saved without a copy of it.")
+@pytest.mark.promise("A state on the host is saved without copying it.")
 def test_a_state_on_the_host_is_saved_without_a_copy_and_loaded_with_one(tmp_path: Path) -> None:
     leaves = {str(i): np.ones(250_000) for i in range(8)}  # 16 moments of 2 MB
     opt = Adam(leaves)

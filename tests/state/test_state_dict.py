@@ -17,7 +17,7 @@ from tests.helpers.libraries import LIBRARIES, Lib, on
 from tests.helpers.optimizers import COPIES, example, schedule
 
 
-@pytest.mark.promise("Copies and pickles step independently, and alike.")
+@pytest.mark.promise("Copies and pickles step independently, and give the same numbers.")
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("lr", [0.1, schedule], ids=["float", "schedule"])
 def test_copies_step_alone_and_alike(lib: Lib, how: str, lr: Any) -> None:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, rules
-from adam_any.engines import compiled, source, tiles
-from adam_any.engines.plan import Table
-from adam_any.program import Program, program
+from adam_any.engines.cpu import codegen as source
+from adam_any.engines.cpu import compiler as compiled
+from adam_any.engines.cpu import tiles
+from adam_any.engines.kernels.program import Program
+from adam_any.engines.kernels.program import trace as program
+from adam_any.engines.kernels.table import Table
 from tests.helpers.bits import differ
 from tests.helpers.libraries import Lib, named, params
 

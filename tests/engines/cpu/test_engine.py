@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from adam_any import Adam
-from adam_any.engines import compiled
+from adam_any.engines.cpu import compiler as compiled
 from tests.helpers.bits import snapshot
 from tests.helpers.libraries import Lib, named, params
+
+DTYPES = ("float32", "float64", "complex64", "complex128")
 
 
 @pytest.mark.parametrize("kernel", params((named("numpy"), named("numpy-tiles"))), indirect=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from adam_any.engines import compiled
+from adam_any.engines.cpu import compiler as compiled
 
 if compiled.missing() is not None:
     pytest.skip(f"threads are for compiled kernels: {compiled.missing()}", allow_module_level=True)
@@ -18,7 +18,8 @@ if compiled.missing() is not None:
 import numpy as np
 
 from adam_any import Adam
-from adam_any.engines import team, threads
+from adam_any.engines.cpu import work_queue as team
+from adam_any.engines.cpu import workers as threads
 from tests.helpers.systems import needs_affinity, needs_fork
 
 #: Python 3.12 warns of every fork of a process that has threads; that it goes well is tested here.
@@ -28,7 +29,7 @@ COMMON = """
 import hashlib, os, sys, threading
 import numpy as np
 from adam_any import Adam
-from adam_any.engines import threads as helpers
+from adam_any.engines.cpu import workers as helpers
 
 helpers.SHARE = helpers.WAKE = 1000
 NUMBER = int(os.environ.get("NUMBER", "3"))
@@ -89,7 +90,7 @@ print(*found)
     assert found == expected
 
 
-@pytest.mark.promise("Optimizers may step in forked children.")
+@pytest.mark.promise("Optimizers may step in forked child processes.")
 @needs_fork
 def test_a_forked_child_steps_after_its_parent_has(expected: list[str]) -> None:
     found = run("""
@@ -113,7 +114,7 @@ assert [os.wait()[1] for _ in children] == [0, 0]
 def test_a_fork_waits_for_a_compilation_in_another_thread(expected: list[str]) -> None:
     found = run("""
 import signal
-from adam_any.engines import compiled
+from adam_any.engines.cpu import compiler as compiled
 
 compiling, compile_ = threading.Event(), compiled._compile
 def slowly(*args):
@@ -141,7 +142,7 @@ print(results["first"], os.read(ours, 64).decode())
 def test_helpers_take_a_part() -> None:
     started, joined = run("""
 import ctypes, time
-from adam_any.engines import team
+from adam_any.engines.cpu import work_queue as team
 board = (ctypes.c_int64 * 64).from_address(helpers._helpers.board)
 p, g = (np.ones(10_000_000, np.float32) for _ in range(2))
 opt, seen, done = Adam(p), set(), False
@@ -196,7 +197,7 @@ print(helpers.threads())
         NUMBER=0,
         NUMBA_NUM_THREADS=2,
     )
-    assert counts == [str(min(2, threads.processors(), threads._quota())), "quiet", "1"]
+    assert counts == [str(min(2, threads.processors(), threads.quota())), "quiet", "1"]
     assert run("print(helpers.threads())", NUMBER=0, NUMBA_NUM_THREADS=1) == ["1"]
 
 
@@ -228,7 +229,7 @@ def test_a_cgroup_limits_the_threads(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (tmp_path / "me").write_text(me)
-    assert threads._quota(str(tmp_path / "cgroup"), str(tmp_path / "me")) == expected
+    assert threads.quota(str(tmp_path / "cgroup"), str(tmp_path / "me")) == expected
 
 
 def test_where_no_thread_can_be_started_a_step_is_done_alone(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, Optimizer
-from adam_any.engines import operations
-from adam_any.engines.cuda_source import CAPACITIES, Kind, cuda_source, layout
-from adam_any.program import program
+from adam_any.engines.cuda.codegen import CAPACITIES, Kind, cuda_source, layout
+from adam_any.engines.kernels import operations
+from adam_any.engines.kernels.program import trace as program
 from adam_any.rules import Adam as Rule
 from tests.helpers import emulated
 from tests.helpers.bits import differ, same
@@ -185,9 +185,10 @@ def test_a_kernel_adds_offsets_in_64_bits(emulation: Any) -> None:
     head, gradients = layout(made, "float32", 64)
     values = {"c_alpha": 0.5, "c_s": 1.0, "c_w1": 1.0, "c_w2": 1.0, "c_eps": 0.0}
     argument = np.zeros(struct.calcsize(head + gradients), np.uint8)
-    places = state.ctypes.data, chunk.ctypes.data
-    struct.pack_into(head, argument, 0, *places, *(values[x] for x in made.scalars))
+    word = np.zeros(1, np.int64)
+    places = state.ctypes.data, chunk.ctypes.data, word.ctypes.data
+    struct.pack_into(head, argument, 0, *places, 7, *(values[x] for x in made.scalars))
     struct.pack_into("q", argument, struct.calcsize(head), g.ctypes.data - start * 4)
     text = cuda_source(Kind(made, "float32", "float32", "float32"), 64)
     emulated.kernel(text)(1, argument.ctypes.data)
-    assert p.tolist() == [0.5] * 8
+    assert p.tolist() == [0.5] * 8 and word == 7

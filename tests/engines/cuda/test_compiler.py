@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from adam_any.engines import cache, nvrtc, operations
-from adam_any.engines.cuda_source import CAPACITIES, NAME, THREADS, Kind, cuda_source
-from adam_any.program import Program, program
+from adam_any.engines.cuda import compiler as nvrtc
+from adam_any.engines.cuda.codegen import CAPACITIES, NAME, THREADS, Kind, cuda_source
+from adam_any.engines.kernels import disk_cache as cache
+from adam_any.engines.kernels import operations
+from adam_any.engines.kernels.program import Program
+from adam_any.engines.kernels.program import trace as program
 from adam_any.rules import Adam as Rule
 from tests.helpers.rules import Custom, every_operation, lion
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW
-from adam_any.engines import device
+from adam_any.engines.cuda import device
 from tests.helpers.bits import same
 from tests.helpers.libraries import LIBRARIES, Lib, require
 from tests.helpers.numbers import data
@@ -108,7 +108,7 @@ def test_misaligned_views_have_the_bits_of_numpy(lib: Lib) -> None:
     same(fetched(lib, whole), host)
 
 
-@pytest.mark.promise("All arrays of one device and dtype take one launch.")
+@pytest.mark.promise("All arrays of one device and dtype are updated in one launch.")
 def test_there_is_one_launch_for_all_leaves(lib: Lib, launches: list[int]) -> None:
     params = [lib.array(np.zeros(n % 50), "float32") for n in range(1000)]
     opt = Adam(params, lr=1.0)
@@ -246,7 +246,7 @@ def captured(lib: Lib) -> Iterator[None]:
 
 
 @pytest.mark.promise(
-    "A GPU steps all of more than 2^31 elements, and writes nothing behind them.",
+    "A GPU updates all of more than 2^31 elements, and writes nothing beyond them.",
     defect="D7",
     seen=["DeepSpeed#7640", "apex#1654", "ms-swift#10023"],
 )

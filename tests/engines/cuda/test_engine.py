@@ -17,8 +17,12 @@ import pytest
 from adam_any import Adam, Optimizer, engines
 from adam_any.demo import places
 from adam_any.detect import Backend
-from adam_any.engines import cuda, device, nvrtc, plan
-from adam_any.engines.base import Leaf
+from adam_any.engines.cuda import compiler as nvrtc
+from adam_any.engines.cuda import device
+from adam_any.engines.cuda import engine as cuda
+from adam_any.engines.kernels import table as plan
+from adam_any.engines.kernels.program import Traced
+from adam_any.leaf import Leaf
 from adam_any.rules import Adam as Rule
 from tests.helpers.bits import same
 from tests.helpers.emulated import Device, array
@@ -110,9 +114,9 @@ def test_an_address_that_a_gpu_cannot_read_at_is_no_address(emulation: Any) -> N
     for start, readable in ((0, True), (4, True), (2, False), (1, False)):
         g = array(room[start : start + 12].view(np.float32))
         opt.step([g])
-        arrays = opt._plans[0]._arrays
-        assert (arrays.addresses([g]) == [g.data.ptr]) is readable
-        assert arrays.readable(opt._plans[0].leaves[0], g) is readable
+        plan = opt._contents._contents._contents._plans[0]
+        assert (plan._arrays.find([g]) == [g.data.ptr]) is readable
+        assert plan._library.readable(plan.leaves[0].array, g) is readable
 
 
 def test_an_empty_gradient_of_another_dtype_takes_no_launch(emulation: type[Device]) -> None:
@@ -164,7 +168,7 @@ def choice(torch: Any) -> tuple[str, str]:
     """The engine, and the reason, for a torch tensor on a GPU, of which there need be none."""
     facts = Backend("torch", torch.device("cuda", 0), "float32", True)
     leaf = Leaf(0, "w", torch.zeros(3), (3,), facts)
-    made = engines.choose(Rule(), leaf, None)
+    made = engines.choose(Traced(Rule()), leaf, None)
     return made.engine, made.reason
 
 

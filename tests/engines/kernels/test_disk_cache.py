@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from adam_any import Adam
-from adam_any.engines import cache, compiled
+from adam_any.engines.cpu import compiler as compiled
+from adam_any.engines.kernels import disk_cache as cache
 from tests.helpers.systems import needs_posix_files
 
 pytestmark = pytest.mark.usefixtures("numba")
@@ -83,7 +84,7 @@ def test_where_nothing_can_be_written_it_is_compiled_in_memory(
     def full(*_: Any) -> Any:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(cache, "keep", full)
+    monkeypatch.setattr(cache, "write", full)
     monkeypatch.setattr(compiled, "_kernels", {})
     p = np.zeros(5, np.float32)
     Adam(p, lr=1.0).step(np.ones(5, np.float32))

@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adam_any import Adam, rules
-from adam_any.engines import compiled, tiles
-from adam_any.engines.plan import Table, alike, chunks, order, pieces, tasks
-from adam_any.memory import Extent, Written
-from adam_any.program import program
+from adam_any.engines.cpu import compiler as compiled
+from adam_any.engines.cpu import tiles
+from adam_any.engines.kernels.program import trace as program
+from adam_any.engines.kernels.table import Table, chunks, pieces, tasks
+from adam_any.memory import Extent, Written, order
+from adam_any.memory import same_order as alike
+from adam_any.rule import rounded
 from tests.helpers.libraries import LIBRARIES, Lib, on
 
 LENGTHS = st.lists(st.integers(0, 50), min_size=1, max_size=12)
@@ -158,5 +161,5 @@ def test_sizes_and_offsets_have_64_bits(lib: Lib) -> None:
     table.gradients[0] = g.ctypes.data - 2**33 * 4
     adam = program(rules.Adam())
     kernel = (compiled if compiled.missing() is None else tiles).Kernel(adam, "float32")
-    kernel.bind(table)(adam.values(rules.rounded(rules.Adam(), 1, 0.5, "float32")))
+    kernel.bind(table)(1, adam.values(rounded(rules.Adam(0.5), 1, "float32")))
     assert p.tolist() == pytest.approx([0.5] * 8)

@@ -1,0 +1,164 @@
+"""One pass over memory, all leaves in one call, on every core.
+
+- Takes writable NumPy arrays and torch CPU tensors that are dense in memory, in any order of their
+  axes, of float32, float64, complex64 or complex128. It reads them in place.
+- The program is made from the rule; Numba compiles it, or NumPy walks it in cache-sized tiles. Both
+  give the bits of the reference.
+- A gradient of the same dtype and order is read in place; one of another precision or order is
+  copied in pieces, so a step needs a few MB of memory more, whatever the size of the leaves.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ... import check
+from ...leaf import Leaf, Update
+from ...memory import Written, order
+from ...rule import Coefficients
+from ..kernels.program import Traced
+from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
+from ..protocol import Unfinished, only
+from . import compiler, tiles
+
+#: Reals that are copied at a time from gradients that cannot be read where they lie.
+PIECE = 1 << 19
+
+
+def refusal(traced: Traced, leaf: Leaf) -> str | None:
+    """Why it cannot take the leaf, or None."""
+    facts = leaf.dtype
+    if facts.real != facts.compute:
+        return f"{leaf.path!r} is {facts.name}, which this engine does not convert"
+    if not leaf.backend.writable:
+        return f"{leaf.path!r} is read-only"
+    return traced.refusal or why_not_dense(leaf)
+
+
+def summary() -> str:
+    """How it runs a leaf."""
+    lacking = compiler.missing()
+    if lacking is not None:
+        return f"one pass in cache-sized tiles; {lacking}"
+    number = compiler.threads()
+    return f"one pass over memory, compiled by Numba, {number} thread{'s' * (number > 1)}"
+
+
+class Plan:
+    """The leaves of one library and dtype."""
+
+    in_place = True
+
+    def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
+        for leaf in leaves:
+            match_memory_order(leaf)
+        self.leaves = leaves
+        first = leaves[0]
+        self._library, self._dtype = first.library, first.dtype
+        self._parts = 2 if first.dtype.complex else 1
+        self._arrays = first.library.addresses([leaf.array for leaf in leaves], first.dtype.size)
+        engine = tiles if compiler.missing() else compiler
+        self._kernel = engine.Kernel(traced.program, first.dtype.compute)
+        lengths = [leaf.reals for leaf in leaves]
+        chunk = self._kernel.longest(sum(lengths))
+        self._table = Table([addresses(leaf) for leaf in leaves], lengths, chunk)
+        self._launch = self._kernel.bind(self._table)
+        self._piece: Any = None
+        self._values = traced.program.values
+        self._gradients = Gradients(leaves, self._arrays)
+        self._pack = struct.Struct(f"{len(leaves)}q").pack_into
+        self._row = self._table.gradients.data
+
+    def current(self) -> bool:
+        """Whether the parameters are where they were when the plan was made."""
+        return not self._arrays.moved()
+
+    def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
+        """For each leaf the address of its gradient, or the gradient where it must be copied."""
+        return self._gradients.find(grads, written, self._look)
+
+    def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
+        """The address of one gradient, or the gradient itself if it must be copied."""
+        check.gradient(leaf.path, leaf.backend, leaf.shape, g)
+        if 0 in leaf.shape:
+            return 0
+        extent = leaf.library.extent(g)
+        if extent is not None and written.spoils(extent, leaf.extent):
+            return leaf.library.copy(g)
+        if extent is None or g.dtype != leaf.array.dtype:
+            return g
+        if not self._library.readable(leaf.array, g):
+            return g
+        return extent.address
+
+    def step(
+        self,
+        number: int,
+        c: Coefficients,
+        gathered: Sequence[Any],
+        which: Sequence[int] | None = None,
+    ) -> list[Update]:
+        """Update every leaf that has a gradient, in place."""
+        grads, values = only(which, gathered), self._values(c)
+        self._arrays.written(grads)  # before, since nothing may be left to do after the launch
+        try:
+            self._pack(self._row, 0, *grads)
+        except (struct.error, TypeError):  # one is not an address
+            self._pack(self._row, 0, *(g if type(g) is int else 0 for g in grads))
+            if which := [k for k, g in enumerate(grads) if not (g is None or type(g) is int)]:
+                self._step_copied(number, values, which, grads)
+        self._launch(number, values)
+        return []
+
+    def finish(self, number: int) -> list[Update] | Unfinished:
+        """Ask the launch of the step, which comes last, and the first of its pieces."""
+        unfinished = self._launch.unfinished(number)
+        if unfinished is Unfinished.UNTOUCHED and self._piece is not None:
+            begun = self._piece.unfinished(number) is not Unfinished.UNTOUCHED
+            return Unfinished.HALF if begun else Unfinished.UNTOUCHED
+        return unfinished or []
+
+    def _step_copied(
+        self, number: int, values: Sequence[float], which: Sequence[int], grads: Any
+    ) -> None:
+        """Update leaves by way of a line of reals into which their gradients are copied, piece by
+        piece; many small ones fill it together."""
+        self._piece = None
+        line = np.empty(PIECE, self._dtype.compute)
+        state: list[Any] = []
+        lengths: list[int] = []
+        for k in which:
+            for start, g in self._pieces(self.leaves[k], grads[k]):
+                n = math.prod(g.shape) * self._parts
+                if sum(lengths) + n > PIECE:
+                    self._flush(number, values, line, state, lengths)
+                    state, lengths = [], []
+                at = sum(lengths)
+                self._library.fill(line[at : at + n], g)
+                before = start * self._parts * self._dtype.size
+                state.append(self._table.addresses[1:, k] + before)
+                lengths.append(n)
+        self._flush(number, values, line, state, lengths)
+
+    def _pieces(self, leaf: Leaf, g: Any) -> Iterator[tuple[int, Any]]:
+        """The parts of a gradient in the order of its parameter's memory."""
+        at = leaf.extent
+        axes = None if at is None else order(at)
+        assert axes is not None  # it was not refused
+        view = self._library.transposed(g, axes)
+        return ((at, view[index]) for at, index in pieces(view.shape, PIECE // self._parts))
+
+    def _flush(
+        self, number: int, values: Any, line: Any, state: Any, lengths: Sequence[int]
+    ) -> None:
+        table = Table(state, lengths, self._kernel.longest(sum(lengths)))
+        begins = np.cumsum([0, *lengths[:-1]]) * line.itemsize
+        table.gradients[:] = line.ctypes.data + begins
+        launch = self._kernel.bind(table)
+        self._piece = self._piece or launch
+        launch(number, values)

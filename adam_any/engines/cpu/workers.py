@@ -1,0 +1,167 @@
+"""The pool of helper threads, which share the tasks of a large kernel call.
+
+`work_queue` has the protocol.
+
+Why threads of our own, and not Numba's parallel loops: with its workqueue layer, two threads that
+call a parallel kernel at once abort the process; with OpenMP, so does a forked child after its
+parent has; and a parallel kernel takes 2.4 s to compile. Here the kernel is serial, so
+
+- any number of threads may step; one gets the helpers, the others work alone meanwhile;
+- a forked child starts helpers of its own when it needs them;
+- nothing of Numba's is started or set.
+
+As many threads work as the process may use: its affinity, its cgroup's quota, and Numba's
+`set_num_threads` and NUMBA_NUM_THREADS.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from .work_queue import ALONE, HELP, LEAD
+
+#: `run(role, job, board, kernel, seats)`, as `codegen` generates it.
+Run = Callable[[int, int, int, int, int], None]
+
+#: Elements that make it worth while to share with one more helper that is awake (in float32 two
+#: threads are faster than one from 50,000 on).
+SHARE = 1 << 15
+
+#: Elements that make it worth while to wake helpers (measured: it costs the leader 15 us, and they
+#: come 50 to 150 us later). Where a step follows within so many seconds on another they are woken
+#: for fewer, since they will be awake for the next.
+WAKE = 1 << 19
+SOON = 1e-4
+
+
+class _Helpers:
+    """The helpers of this process."""
+
+    def __init__(self) -> None:
+        self.free = threading.Lock()
+        self._board = np.zeros(64, np.int64)  # as words; the cache line it starts in is its own
+        self.board = self._board.ctypes.data + -self._board.ctypes.data % 64
+        self._asleep: list[threading.Lock] = []
+        self._number = 0
+        self._ended = 0.0
+        self._run: Run | None = None
+        self._leading = False
+
+    def lead(self, run: Run, job: int, elements: int, number: int) -> None:
+        """Do a job with so many helpers at most. The caller holds `free`."""
+        self._run, self._leading = run, True
+        if elements >= WAKE or perf_counter() - self._ended < SOON:
+            self._start(number)
+            for _ in range(min(number, len(self._asleep))):
+                self._asleep.pop().release()
+        try:
+            run(LEAD, job, self.board, id(run), number)
+        finally:
+            self._leading = False
+        self._ended = perf_counter()
+
+    def _start(self, number: int) -> None:
+        try:
+            while self._number < number:
+                threading.Thread(target=self._help, name="adam_any", daemon=True).start()
+                self._number += 1
+        except RuntimeError:
+            pass  # no more threads can be had, or the interpreter is ending
+
+    def _help(self) -> None:
+        wake = threading.Lock()
+        wake.acquire()
+        while True:
+            run = None
+            # Until the last kernel has had no job for a while. A leader may have counted this
+            # helper as awake after it timed out: so check again before sleeping.
+            while run is not self._run or self._leading:
+                run = self._run
+                assert run is not None
+                run(HELP, 0, self.board, id(run), 0)
+            self._asleep.append(wake)
+            wake.acquire()
+
+
+_helpers = _Helpers()
+
+
+def _forked() -> None:
+    global _helpers
+    _helpers = _Helpers()  # a child has none of its parent's threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def work(run: Run, job: int, elements: int) -> None:
+    """Do a job of so many elements, with helpers where they are worth while and free."""
+    helpers = _helpers
+    if elements < 2 * SHARE or (number := min(threads(), elements // SHARE) - 1) < 1:
+        run(ALONE, job, 0, 0, 0)
+    elif helpers.free.acquire(blocking=False):
+        try:
+            helpers.lead(run, job, elements, number)
+        finally:
+            helpers.free.release()
+    else:
+        run(ALONE, job, 0, 0, 0)
+
+
+def threads() -> int:
+    """How many threads a step may use now."""
+    import numba
+
+    try:
+        numba.threading_layer()
+        chosen = int(numba.get_num_threads())
+    except ValueError:  # Numba has started no threads, so nobody has chosen a number at run time
+        chosen = int(numba.config.NUMBA_NUM_THREADS)
+    return max(1, min(chosen, processors(), quota()))
+
+
+def processors() -> int:
+    """The number of processors that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def quota(root: str = "/sys/fs/cgroup", me: str = "/proc/self/cgroup") -> int:
+    """The processors that the cgroup may use at a time, rounded up; many where it sets no limit."""
+    quotas = [math.inf]
+    for line in _read(Path(me)).splitlines():
+        number, controllers, group = line.split(":", 2)
+        base = Path(root) if number == "0" else Path(root) / controllers
+        for at in (base / group.lstrip("/"), base):
+            quota, period = _limits(at, number == "0")
+            if quota.isdigit() and int(period) > 0:
+                quotas.append(int(quota) / int(period))
+    return math.ceil(min(min(quotas), 1 << 20))
+
+
+def _limits(at: Path, unified: bool) -> tuple[str, str]:
+    if unified:
+        words = _read(at / "cpu.max").split()
+        return (words[0], words[1]) if len(words) == 2 else ("max", "0")
+    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    quota, period = (_read(at / name).strip() for name in names)
+    return quota or "max", period or "0"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,251 @@
+"""One launch for all leaves of a device and dtype, on their own library's stream.
+
+- Takes CuPy arrays and torch CUDA tensors that are dense in memory, in any order of their axes, of
+  every dtype. It reads them in place.
+- The kernel is generated from the rule's program and compiled without contraction or flushing, so
+  it gives the bits of the reference on NumPy.
+- A step computes addresses and scalars on the host, puts them into the argument of one launch, and
+  returns: nothing is copied or allocated on the device, and nothing is waited for. Gradients of
+  another precision take a launch of their own; more than 4,000 leaves, one for each 4,000.
+- A gradient in another order, or one that overlaps a leaf that is written, goes through a copy on
+  the device.
+- Addresses of parameters and moments, and the chunks, are in tables on the device. Their memory
+  belongs to the stream of the launch, so it is not used again before the launches are done; a step
+  on another stream makes them anew.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from ... import check
+from ...dtypes import DTYPES, name_of
+from ...leaf import Leaf, Update
+from ...memory import Extent, Written
+from ...rule import Coefficients
+from ..kernels.program import Program, Traced
+from ..kernels.table import Gradients, addresses, chunks, match_memory_order, why_not_dense
+from ..protocol import Unfinished, only
+from . import device
+from .codegen import ARGUMENT, CAPACITIES, THREADS, Kind, cuda_source, layout
+
+#: Elements of a chunk, which one block works on: at most, and at least where there are as many; and
+#: how many blocks a launch should have before its chunks grow. Sixteen blocks for each of an H200's
+#: 132 multiprocessors; starting points, to be tuned on a GPU.
+LONG, SHORT, BLOCKS = 16384, 2048, 2112
+
+
+def refusal(traced: Traced, leaf: Leaf) -> str | None:
+    """Why it cannot take the leaf, or None."""
+    lacking = device.missing()
+    if lacking is not None:
+        return lacking
+    if device.architecture(device.number(leaf)) is None:
+        return f"{leaf.path!r} is on a GPU that this NVRTC does not compile for"
+    if not leaf.backend.writable:
+        return f"{leaf.path!r} is read-only"
+    if traced.refusal is not None:
+        return traced.refusal
+    sizes = layout(traced.program, leaf.backend.compute, CAPACITIES[-1])
+    if sum(map(struct.calcsize, sizes)) > ARGUMENT:
+        scalars = len(traced.program.scalars)
+        return f"the rule has {scalars} scalars, too many for a kernel's argument"
+    return why_not_dense(leaf)
+
+
+def summary() -> str:
+    """How it runs a leaf."""
+    return "one launch for all arrays of a device and dtype, compiled by NVRTC"
+
+
+class Plan:
+    """The leaves of one library, device and dtype."""
+
+    in_place = True
+
+    def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
+        self.leaves = leaves
+        self._refuse_capture()
+        for leaf in leaves:
+            match_memory_order(leaf)
+        first = leaves[0]
+        self._library = first.library
+        self._device = device.Device(first.backend.library, device.number(first))
+        self._arrays = first.library.addresses([leaf.array for leaf in leaves], first.dtype.size)
+        self._program = traced.program
+        self._values = self._program.values
+        self._gradients = Gradients(leaves, self._arrays)
+        self._launches = [
+            Launch(self._program, leaves, slice(first, first + CAPACITIES[-1]))
+            for first in range(0, len(leaves), CAPACITIES[-1])
+        ]
+        self._kernels: dict[str, list[Callable[..., None]]] = {}
+        self._own = first.dtype.real
+        self._prepare(self._own)
+        self._stream: Any = None
+        self._calls: tuple[int, list[tuple[Launch, int]]] = 0, []
+
+    def current(self) -> bool:
+        """Whether the parameters are where they were when the plan was made."""
+        return not self._arrays.moved()
+
+    def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
+        """For each leaf the address of its gradient; or a gradient of another dtype, or a copy, in
+        the order of its parameter."""
+        self._refuse_capture()
+        found = self._gradients.find(grads, written, self._look)
+        self._bind_to(self._device.stream())
+        return found
+
+    def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
+        """The address of one gradient, or what must be kept until the launch."""
+        check.gradient(leaf.path, leaf.backend, leaf.shape, g)
+        if 0 in leaf.shape:
+            return 0
+        extent = cast(Extent, leaf.library.extent(g))
+        real = _real(g)
+        self._prepare(real)
+        spoilt = written.spoils(extent, leaf.extent)
+        if spoilt or not self._library.readable(leaf.array, g):
+            return self._copied(leaf, g)
+        return extent.address if real == self._own else g
+
+    def _copied(self, leaf: Leaf, g: Any) -> Any:
+        """A copy of a gradient in its parameter's order."""
+        p = leaf.array
+        with leaf.library.on(p):
+            new = leaf.library.namespace(p).empty_like(p, dtype=g.dtype)
+        leaf.library.write(new, leaf.library.reals(g))
+        return new
+
+    def step(
+        self,
+        number: int,
+        c: Coefficients,
+        gathered: Sequence[Any],
+        which: Sequence[int] | None = None,
+    ) -> list[Update]:
+        """Update every leaf that has a gradient, in place."""
+        grads, values = only(which, gathered), self._values(c)
+        calls = [
+            (launch, self._kernels[real][i], addresses)
+            for i, launch in enumerate(self._launches)
+            for real, addresses in self._by_dtype(grads[launch.leaves])
+            if launch.blocks  # else all its leaves are empty
+        ]
+        self._calls = number, [(launch, k) for k, (launch, _, _) in enumerate(calls, 1)]
+        self._arrays.written(grads)  # before, since nothing may be left to do after the launch
+        with self._device.here:
+            for k, (launch, kernel, addresses) in enumerate(calls, 1):
+                launch(kernel, self._stream, _signed(number, k), values, addresses)
+        return []
+
+    def finish(self, number: int) -> list[Update] | Unfinished:
+        """Ask the device for the last call of each launch."""
+        last, calls = self._calls
+        if last != number:
+            return Unfinished.UNTOUCHED
+        seen = [self._device.read(launch.word) >= _signed(number, k) for launch, k in calls]
+        if all(seen):
+            return []
+        return Unfinished.HALF if any(seen) else Unfinished.UNTOUCHED
+
+    def _by_dtype(self, grads: Sequence[Any]) -> Iterable[tuple[str, Sequence[int]]]:
+        """The addresses of gradients of one real dtype after another; zero for all others."""
+        if set(map(type, grads)) == {int}:
+            return [(self._own, grads)]
+        found: dict[str, list[int]] = {}
+        for k, g in enumerate(grads):
+            real, address = self._own, g
+            if g is not None and type(g) is not int:
+                real, address = _real(g), self._address(g)
+            if address:
+                found.setdefault(real, [0] * len(grads))[k] = address
+        return found.items()
+
+    def _address(self, g: Any) -> int:
+        return cast(Extent, self._library.extent(g)).address
+
+    def _prepare(self, real: str) -> None:
+        """Compile and load what reads gradients of a real dtype, unless that has been done."""
+        if real not in self._kernels:
+            kind = Kind(self._program, self._own, real, self.leaves[0].backend.compute)
+            self._kernels[real] = [
+                self._device.kernel(cuda_source(kind, launch.capacity)) for launch in self._launches
+            ]
+
+    def _bind_to(self, stream: Any) -> None:
+        """Rebuild the tables when the stream changes."""
+        if self._stream is None or self._stream.ptr != stream.ptr:
+            self._device.wait()  # moments may have been made on another
+            for launch in self._launches:
+                launch.put(self._device, stream)
+            self._stream = stream
+
+    def _refuse_capture(self) -> None:
+        first = self.leaves[0]
+        check.uncaptured(first.path, first.library.capturing(first.array))
+
+
+class Launch:
+    """One launch, for at most 4,000 leaves: its tables, and its argument in the host's memory."""
+
+    def __init__(self, traced: Program, leaves: Sequence[Leaf], mine: slice) -> None:
+        self.leaves, leaves = mine, leaves[mine]
+        compute = leaves[0].backend.compute
+        self.capacity = next(n for n in CAPACITIES if n >= len(leaves))
+        lengths = [leaf.reals for leaf in leaves]
+        chunk = longest(sum(lengths))
+        self._held = [
+            np.asarray([addresses(leaf) for leaf in leaves], np.int64),
+            chunks(lengths, chunk),
+            np.zeros(1, np.int64),
+        ]
+        self.blocks = len(self._held[1])
+        head, gradients = layout(traced, compute, self.capacity)
+        self._head = struct.Struct(head)
+        self._gradients = struct.Struct(f"{len(leaves)}q")
+        self._argument = np.zeros(1, f"V{struct.calcsize(head + gradients)}")
+        self._room = self._argument.view(np.uint8).data
+        self._tables: list[Any] = []
+
+    def put(self, here: device.Device, stream: Any) -> None:
+        """Copy the tables to the device, into memory that belongs to a stream."""
+        self._tables = here.upload(self._held, stream)
+        self._places = [x.data.ptr for x in self._tables]
+        self.word = self._tables[-1]
+
+    def __call__(
+        self,
+        kernel: Callable[..., None],
+        stream: Any,
+        number: int,
+        values: Any,
+        addresses: Sequence[int],
+    ) -> None:
+        """Queue it. The argument is copied by the time that this returns."""
+        self._head.pack_into(self._room, 0, *self._places, number, *values)
+        self._gradients.pack_into(self._room, self._head.size, *addresses)
+        kernel((self.blocks,), (THREADS,), (self._argument,), stream=stream)
+
+
+def _signed(number: int, k: int) -> int:
+    """What the `k`th call of the step of this number writes: numbers that grow."""
+    return number * 64 + k
+
+
+def longest(elements: int) -> int:
+    """The length of a chunk in a launch for so many elements, a multiple of what a thread reads.
+
+    So a launch has at most 2**31 - 1 blocks, which is CUDA's limit, up to 3 * 10**13 elements.
+    """
+    return min(LONG, max(SHORT, elements // BLOCKS // 1024 * 1024))
+
+
+def _real(g: Any) -> str:
+    """The dtype of the real numbers of a gradient."""
+    return DTYPES[name_of(g.dtype)].real

@@ -1,0 +1,1 @@
+"""Shared by the `cpu` and `cuda` wings: programs, operations, tables, generated files."""

@@ -1,0 +1,89 @@
+"""What every engine is given, and what it promises.
+
+An engine is a module with two functions and a class:
+
+- `refusal(traced, leaf)` says in words why it cannot take a leaf, or returns None.
+- `summary()` describes in words how it runs the leaves that it takes.
+- `Plan(traced, leaves)` prepares for leaves of one backend what does not change between steps.
+- `Plan.current` says whether what it has prepared still holds; if not, plans are made anew.
+- `Plan.gather` checks every gradient and raises before anything is written; it changes nothing.
+- `Plan.step` runs the rule. Leaves that are written in place are written here, with their moments;
+  replaced ones come back as updates, which the optimizer assigns once every plan has succeeded.
+- `Plan.finish` is asked about a step that was interrupted.
+- A plan that writes in place, or consumes its moments, says so: it is stepped after all others.
+- Gradients are never written, and None among them leaves p and the moments as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+from ..leaf import Leaf, Update
+from ..memory import Written
+from ..rule import Coefficients
+from .kernels.program import Traced
+
+
+class Unfinished(Enum):
+    """How far an interrupted call of a plan has come."""
+
+    UNTOUCHED = "nothing has been written"
+    HALF = "a part has been written"
+
+
+class Plan(Protocol):
+    """The leaves of one backend, ready to be stepped."""
+
+    #: All of one backend.
+    leaves: Sequence[Leaf]
+
+    def current(self) -> bool:
+        """Whether the parameters are still where they were when it was made, and mean the same."""
+        ...
+
+    #: Whether a step overwrites or consumes what it starts from, so that it cannot be undone.
+    in_place: bool
+
+    def gather(self, grads: Sequence[Any], written: Written) -> Any:
+        """What `step` needs of the gradients, from those of all leaves of the tree."""
+        ...
+
+    def step(
+        self, number: int, c: Coefficients, gathered: Any, which: Sequence[int] | None = None
+    ) -> list[Update]:
+        """Update every leaf that has a gradient; with `which` only these of the plan's leaves.
+
+        No two calls have the same number.
+        """
+        ...
+
+    def finish(self, number: int) -> list[Update] | Unfinished:
+        """The updates of the call of this number, completed if it was interrupted and can be; or
+        how far it has come."""
+        ...
+
+
+def only(which: Sequence[int] | None, gathered: Sequence[Any]) -> Sequence[Any]:
+    """The gradients of the chosen leaves of a plan, with None for the others."""
+    if which is None:
+        return gathered
+    chosen = set(which)
+    return [g if k in chosen else None for k, g in enumerate(gathered)]
+
+
+class Engine(Protocol):
+    """A module of this package."""
+
+    def refusal(self, traced: Traced, leaf: Leaf) -> str | None:
+        """Why the engine cannot take the leaf, or None."""
+        ...
+
+    def summary(self) -> str:
+        """How it runs the leaves that it takes, in one line for `explain()`."""
+        ...
+
+    def Plan(self, traced: Traced, leaves: Sequence[Leaf]) -> Plan:  # noqa: N802 (a class there)
+        """Prepare for these leaves."""
+        ...
