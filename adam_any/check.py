@@ -1,4 +1,4 @@
-"""What is accepted, and the messages about what is not.
+"""The checks of parameters and gradients, and the messages about those that are refused.
 
 - A message starts with the path of the leaf, then says what was wrong and what would be right.
 - TypeError: not an array, wrong library, device or dtype. ValueError: structure, shape, values.

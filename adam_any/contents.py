@@ -17,7 +17,7 @@ from .rule import Rule
 
 
 class Contents:
-    """What an optimizer works on: replaced as a whole, by one assignment.
+    """The state of an optimizer, which is replaced as a whole, by one assignment.
 
     Raises ValueError for leaves that share memory, or a number that a compute dtype cannot hold.
     """
@@ -74,8 +74,10 @@ class Contents:
         return contents
 
     def current_plans(self, engine: str | None) -> list[Plan]:
-        """The plans; made anew if there are none, or a parameter has changed under its own name, as
-        after `model.half()`."""
+        """The plans, made anew if there are none or a parameter has changed under its own name.
+
+        It has after `model.half()`, for example.
+        """
         plans = self._plans
         if plans is not None and all([plan.current() for plan in plans]):
             return plans

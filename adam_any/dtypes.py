@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class DType(NamedTuple):
-    """What is known of a dtype."""
+    """The facts about a dtype."""
 
     name: str
     #: The dtype of its real numbers, and of the computation.

@@ -1,4 +1,4 @@
-"""Where arrays are stored: their order in memory, and which of them overlap.
+"""The memory of arrays: its order, and the arrays that overlap.
 
 NumPy answers exactly whether two strided arrays have a byte in common. It needs addresses and
 strides alone, so it answers for the memory of any library and device.
@@ -124,8 +124,10 @@ class Written:
         return np.asarray(self._lows, np.int64), np.asarray([0, *self._highs], np.int64)
 
     def near(self, addresses: Sequence[int], sizes: Sequence[int]) -> list[int]:
-        """Which of these gradients, each so many bytes from its address on, may lie where a leaf is
-        written; `spoils` decides about those."""
+        """The gradients, of these addresses and sizes, that may overlap a leaf that is written.
+
+        `spoils` decides about those.
+        """
         if len(addresses) < 8:  # as fast as NumPy's calls for more
             found = []
             for k, low in enumerate(addresses):

@@ -92,8 +92,10 @@ def number(default: Any, *, least: float = 0.0, below: float = math.inf) -> Any:
 
 
 class Varying(float):
-    """A number that a schedule gave. The class itself takes its place where `update` looks, since
-    the number is not known there."""
+    """A number that a schedule gave.
+
+    The class itself takes its place where `update` looks, since the number is not known there.
+    """
 
 
 # Fields -------------------------------------------------------------------------------------------
@@ -236,7 +238,6 @@ def static(rule: Rule) -> Rule:
 
     So what is compiled for a rule, or sent to a worker, serves every learning rate.
     """
-
     return mapped(rule, lambda name, x: Varying if name == "lr" or callable(x) else x)
 
 

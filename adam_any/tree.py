@@ -82,8 +82,10 @@ class Container(NamedTuple):
     inner: list[tuple[Any, Container]]
 
     def matches(self, tree: Any) -> bool:
-        """Whether `tree` has this structure; checked before optree, whose error would print every
-        array."""
+        """Whether `tree` has this structure.
+
+        It is asked before optree, whose error would print every array.
+        """
         if type(tree) is not self.kind:
             return False
         there: Any = tree

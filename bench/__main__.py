@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print a saved result again")
     show.set_defaults(command=_show, json=None)
     show.add_argument("result", type=Path, metavar="FILE.json")
-    show.add_argument("--readme", action="store_true", help="the table of the README alone")
+    show.add_argument("--table", action="store_true", help="the table of docs/speed.md alone")
     for showing in (on_cpu, on_gpu, show):
         showing.add_argument("--plot", type=_new_picture, metavar="FILE.png", help="a picture")
     return parser
@@ -117,10 +117,10 @@ def _present(report: Report, options: argparse.Namespace) -> int:
         draw(report, options.plot)
     from rich.console import Console
 
-    from .report import readme, show
+    from .report import show, table
 
-    if getattr(options, "readme", False):
-        print(readme(report))
+    if getattr(options, "table", False):
+        print(table(report))
     else:
         show(report, Console())
     return 0

@@ -144,7 +144,7 @@ class Optax(Competitor):
 
 
 class Ours(Competitor):
-    """This package: `Adam`, or `Optimizer` with another rule; on arrays as `like` makes them."""
+    """The package itself: `Adam`, or `Optimizer` with another rule; on arrays as `like` makes them."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class Ours(Competitor):
 
 
 class WithoutNumba(Ours):
-    """This package as it is where Numba is not installed."""
+    """The package itself, as it is where Numba is not installed."""
 
     def run(self, steps: int) -> None:
         from adam_any.engines.cpu import compiler as compiled

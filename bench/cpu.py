@@ -31,7 +31,8 @@ def run(parts: Iterable[str], *, threads: int, rounds: int, turn: float, tick: T
 
 def comparison(workload: Workload, rounds: int, turn: float, tick: Tick) -> Comparison:
     """Everyone on one workload. They share parameters and gradients, to spare memory: that several
-    write the same parameters changes no competitor's work."""
+    write the same parameters changes no competitor's work.
+    """
     p, g = workload.arrays(1), workload.arrays(2)
     rows = compare(
         {name: partial(make, p, g) for name, make in CPU.items()},

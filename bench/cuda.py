@@ -74,7 +74,7 @@ class Cuda:
         return int(self._device.mem_info[0])
 
     def describe(self) -> dict[str, Any]:
-        """What a result says about it; driver, clocks and power limit where the system tells."""
+        """A description for the results; driver, clocks and power limit where the system tells."""
         runtime = self.xp.cuda.runtime
         command = ["nvidia-smi", f"--id={self._device.pci_bus_id}", "--format=csv,noheader"]
         command.append(f"--query-gpu={','.join(ASKED)}")

@@ -48,7 +48,7 @@ def single(rounds: int, turn: float, tick: Tick) -> list[Figure]:
 
 
 def subnormals(tick: Tick) -> list[Figure]:
-    """How everyone fares with subnormal moments."""
+    """The slowdown of each competitor by subnormal moments."""
     return _tried("Subnormal moments", tick, {name: partial(slowdown, name) for name in ADAM})
 
 
@@ -89,7 +89,7 @@ def _first_step(cache: str) -> float:
 
 
 def per_leaf(rounds: int, turn: float) -> list[Figure]:
-    """What a leaf costs beyond its elements: a million elements in 1000 leaves, and in one."""
+    """The cost of a leaf beyond its elements: a million elements in 1000 leaves, and in one."""
     many, one = ON_CPU["1000x1000"], ON_CPU["1x1M"]
     made = {w.key: partial(CPU[OURS], w.arrays(1), w.arrays(2)) for w in (many, one)}
     both = Comparison("", "", 0, 0, compare(made, rounds=rounds, turn=turn))
@@ -101,7 +101,7 @@ def per_leaf(rounds: int, turn: float) -> list[Figure]:
 
 
 def extra_memory() -> list[Figure]:
-    """What a step allocates at its peak, of which tracemalloc knows: what NumPy allocates."""
+    """The peak of the memory that a step allocates, as far as tracemalloc knows: NumPy's."""
     workload = ON_CPU["1x16M"]
     how = f"peak in the third step of {workload.title} float32, by tracemalloc (sees NumPy's)"
     figures = []

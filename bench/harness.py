@@ -1,4 +1,4 @@
-"""How time is taken: competitors take turns, round after round, and the median of rounds counts.
+"""The clock: competitors take turns, round after round, and the median of rounds counts.
 
 Each is warmed up, so that compiling is not measured, and calibrated, so that a turn is long against
 the clock and short against what else happens on the machine: whatever slows the machine down for a
@@ -45,7 +45,7 @@ Tick = Callable[[str], None]
 
 
 class MissingError(Exception):
-    """This competitor cannot take part; the message is the reason, for the table."""
+    """A competitor that cannot take part; the message is the reason, for the table."""
 
 
 def needed(module: str, package: str | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""What the memory allows: the 4 reads and 3 writes of an Adam step, with trivial arithmetic.
+"""The limit of the memory: the 4 reads and 3 writes of an Adam step, with trivial arithmetic.
 
 Needs Numba. The loop runs from 0 over whole arrays, and divisions are NumPy's: so it vectorises.
 """

@@ -62,7 +62,8 @@ def report(kind: str, about: dict[str, Any], rounds: int, turn: float) -> Report
 
 def describe(threads: int) -> dict[str, Any]:
     """Processor, system, Python, thread count, and the load that others put on the machine: OpenMP
-    waits by spinning, so where a core is busy the times of who uses it say little."""
+    waits by spinning, so where a core is busy the times of who uses it say little.
+    """
     found = {
         "processor": _processor(),
         "system": f"{platform.system()} {platform.machine()}",

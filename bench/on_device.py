@@ -100,7 +100,8 @@ class Rotation(Runner):
 
 class Entry(NamedTuple):
     """A competitor, the bytes that it needs for an element beyond p and g, its own moments and what
-    a step allocates, and whether the device's events see its work."""
+    a step allocates, and whether the device's events see its work.
+    """
 
     make: Make
     needs: int
@@ -112,7 +113,8 @@ CUPY, FUSE, COPY, OURS_TORCH = "CuPy textbook", "cupy.fuse", "device copy", "ada
 
 def everyone(device: Cuda) -> Mapping[str, Entry]:
     """Everyone in the benchmark, by the name in its tables; who matters most comes first, and gets
-    memory where there is little."""
+    memory where there is little.
+    """
     xp = device.xp
 
     def optax(params: Arrays, grads: Arrays) -> Runner:

@@ -97,7 +97,7 @@ def _points(axes: Axes, comparisons: list[Comparison], name: str, colour: str, m
 
 
 def _own_times(axes: Axes, comparisons: list[Comparison]) -> None:
-    """What 1 is, as a column of times at the right."""
+    """A column of times at the right: the time that 1 stands for."""
     beside = axes.get_yaxis_transform()
     for row, comparison in enumerate(comparisons):
         ours = comparison.median(OURS)

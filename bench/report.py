@@ -16,8 +16,8 @@ from .workloads import ON_GPU
 NAME_WIDTH, COLUMN_WIDTH = 27, 14
 LION_BYTES, ADAM_BYTES = 20, 28  # an element's reads and writes in float32
 
-#: Whom the table in the README names, and how.
-README = {
+#: The competitors in the table of docs/speed.md, and their names there.
+COLUMNS = {
     OURS: "adam_any, one step",
     TORCH: "torch fused, times as long",
     DEEPSPEED: "DeepSpeed CPUAdam",
@@ -61,12 +61,12 @@ def show(report: Report, console: Console) -> None:
         _line(console, f"\n{line}")
 
 
-def readme(report: Report) -> str:
-    """The table in the README: our time of a step, and others' as a multiple of it."""
+def table(report: Report) -> str:
+    """The table in docs/speed.md: our time of a step, and others' as a multiple of it."""
     heads = [c.title.removeprefix("1 × ") for c in report.comparisons]
     lines = [[f" float32, {report.machine['threads']} threads ", *(f" {head} " for head in heads)]]
     lines.append(["---"] * len(lines[0]))
-    for name, text in README.items():
+    for name, text in COLUMNS.items():
         cell = _time if name == OURS else _ratio
         lines.append([f" {text} ", *(f" {cell(c, name) or '-'} " for c in report.comparisons)])
     return "\n".join("|".join(["", *line, ""]) for line in lines)
@@ -74,7 +74,8 @@ def readme(report: Report) -> str:
 
 def reached(report: Report) -> Iterator[tuple[str, str, str, str]]:
     """For each target that concerns what was measured: what, how much it should be and is, and
-    whether that is enough."""
+    whether that is enough.
+    """
     found = {(c.key, c.measure): c for c in report.comparisons if report.kind == "gpu"}
     for key, measure, name, least in RATIOS:
         if (c := found.get((key, measure))) and (ratio := c.ratio(name, OURS)) is not None:

@@ -1,4 +1,4 @@
-"""What a run found, as plain records that go into a JSON file and come back equal."""
+"""The results of a run, as plain records that go into a JSON file and come back equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is stepped: lists of shapes, and float32 arrays of normal-sized values in them."""
+"""The workloads: lists of shapes, and float32 arrays of normal-sized values in them."""
 
 from __future__ import annotations
 

@@ -64,8 +64,10 @@ def explain(rule: Rule, leaves: Iterable[Leaf], engine: str | None) -> Explanati
 
 
 def plans(rule: Rule, leaves: Sequence[Leaf], engine: str | None) -> list[Plan]:
-    """Plans that together hold every leaf, one for each engine and backend, those that write in
-    place last."""
+    """Plans that together hold every leaf, those that write in place last.
+
+    There is one for each engine and backend.
+    """
     traced = Traced(rule)
     groups: dict[tuple[str, Backend], list[Leaf]] = {}
     for leaf in leaves:

@@ -34,7 +34,7 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
 
 
 def summary() -> str:
-    """How it runs a leaf."""
+    """A line for `explain()`."""
     return "the rule applied directly"
 
 

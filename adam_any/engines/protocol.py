@@ -1,4 +1,4 @@
-"""What every engine is given, and what it promises.
+"""The protocol of an engine: its arguments, and its promises.
 
 An engine is a module with two functions and a class:
 
@@ -27,7 +27,7 @@ from .kernels.program import Traced
 
 
 class Unfinished(Enum):
-    """How far an interrupted call of a plan has come."""
+    """The progress of an interrupted call of a plan."""
 
     UNTOUCHED = "nothing has been written"
     HALF = "a part has been written"
@@ -47,7 +47,7 @@ class Plan(Protocol):
     in_place: bool
 
     def gather(self, grads: Sequence[Any], written: Written) -> Any:
-        """What `step` needs of the gradients, from those of all leaves of the tree."""
+        """The part of the gradients of all leaves that `step` needs."""
         ...
 
     def step(
@@ -60,8 +60,10 @@ class Plan(Protocol):
         ...
 
     def finish(self, number: int) -> list[Update] | Unfinished:
-        """The updates of the call of this number, completed if it was interrupted and can be; or
-        how far it has come."""
+        """The updates of the call of this number, if it is done or can be completed now.
+
+        Otherwise its progress.
+        """
         ...
 
 
@@ -77,11 +79,11 @@ class Engine(Protocol):
     """A module of this package."""
 
     def refusal(self, traced: Traced, leaf: Leaf) -> str | None:
-        """Why the engine cannot take the leaf, or None."""
+        """The reason why the engine cannot take the leaf, or None."""
         ...
 
     def summary(self) -> str:
-        """How it runs the leaves that it takes, in one line for `explain()`."""
+        """A line for `explain()` about how the engine runs a leaf."""
         ...
 
     def Plan(self, traced: Traced, leaves: Sequence[Leaf]) -> Plan:  # noqa: N802 (a class there)

@@ -32,7 +32,7 @@ from .protocol import Unfinished, only
 
 
 def refusal(traced: Traced, leaf: Leaf) -> str | None:
-    """Why it cannot take the leaf, or None: compiled code is kept by the hash of its rule."""
+    """A reason if the rule has no hash, by which compiled code is kept; else None."""
     try:
         hash(traced.rule)
     except TypeError as error:
@@ -41,7 +41,7 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
 
 
 def summary() -> str:
-    """How it runs a leaf."""
+    """A line for `explain()`."""
     return "one compiled call for all leaves, moments donated"
 
 
@@ -131,7 +131,7 @@ def _call(rule: Hashable, compute: str, names: tuple[str, ...]) -> _Call:
 def _step(
     rule: Any, compute: str, names: tuple[str, ...], c: Any, params: Any, grads: Any, moments: Any
 ) -> list[tuple[Any, ...]]:
-    """What XLA compiles: the rule on every leaf."""
+    """The rule on every leaf: the function that XLA compiles."""
     named = Coefficients(**{name: c[i] for i, name in enumerate(names)})
     return [
         replaced(rule, named, compute, p, g, *mine)

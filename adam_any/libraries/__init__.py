@@ -55,7 +55,7 @@ class Library:
         return True
 
     def unable(self, dtype: str) -> str | None:
-        """Why the library cannot compute with this dtype now, or None."""
+        """The reason why the library cannot compute with this dtype now, or None."""
         return None
 
     def namespace(self, x: Any) -> Any:
@@ -69,8 +69,10 @@ class Library:
     # Real numbers ---------------------------------------------------------------------------------
 
     def reals(self, x: Any) -> Any:
-        """An array as real numbers, a complex one as pairs in a last axis of two; a view if it can
-        be one."""
+        """An array as real numbers, a complex one as pairs in a last axis of two.
+
+        It is a view if it can be one.
+        """
         xp = self.namespace(x)
         return xp.stack([xp.real(x), xp.imag(x)], axis=-1) if is_complex(x) else x
 
@@ -136,8 +138,11 @@ class Library:
         return 0
 
     def largest(self, arrays: Sequence[Any]) -> list[float]:
-        """For each of several arrays on one device, none of them empty, the largest magnitude among
-        its reals, infinite or NaN if one is NaN: one read of each, and on a device one wait."""
+        """The largest magnitude among the reals of each of several arrays, none of them empty.
+
+        It is infinite or NaN where one is NaN. Each array is read once; they are on one device,
+        which is waited for once.
+        """
         xp = self.namespace(arrays[0])
         return [float(xp.max(xp.abs(self.reals(x)))) for x in arrays]
 
@@ -152,7 +157,7 @@ class Library:
     # Arrays that a kernel reads and writes by address ---------------------------------------------
 
     def no_address(self, x: Any) -> str | None:
-        """Why a parameter cannot be written by address, or None."""
+        """The reason why a parameter cannot be written by its address, or None."""
         return "its library does not say where it is stored"
 
     def addresses(self, params: Sequence[Any], itemsize: int) -> Addresses:

@@ -17,11 +17,9 @@ class Strict(Library):
     """array-api-strict."""
 
     def device(self, x: Any) -> Any:
-        """The name of the device, of which all but the first are pretended."""
         return str(x.device).split("'")[-2]  # Device('CPU_DEVICE')
 
     def writable(self, x: Any) -> bool:
-        """Yes, always."""
         return True
 
     def extent(self, x: Any) -> Extent | None:
@@ -37,7 +35,6 @@ class Strict(Library):
         return self.from_host(host.view(name_of(x.dtype))[..., 0], x)
 
     def to_host(self, x: Any) -> Any:
-        """The NumPy array."""
         xp = array_api_compat.array_namespace(x)
         return np.from_dlpack(x.to_device(xp.Device("CPU_DEVICE")))
 

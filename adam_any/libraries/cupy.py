@@ -35,15 +35,12 @@ class CuPy(Library):
         return f"cuda:{x.device.id}"
 
     def writable(self, x: Any) -> bool:
-        """Yes, always."""
         return True
 
     def engine(self, device: Any) -> str | None:
-        """One launch for all arrays."""
         return "cuda"
 
     def extent(self, x: Any) -> Extent | None:
-        """The memory of an array."""
         return Extent(x.data.ptr, x.shape, x.strides, x.dtype.itemsize)
 
     def reals(self, x: Any) -> Any:
@@ -54,7 +51,6 @@ class CuPy(Library):
         return cupy.ndarray((*x.shape, 2), f"f{size}", x.data, (*x.strides, size))
 
     def like(self, x: Any, new: Any) -> Any:
-        """An array on the same device, in the same order."""
         with x.device:
             out = cupy.empty_like(x)
         self.write(out, new)
@@ -66,21 +62,17 @@ class CuPy(Library):
             self.reals(x)[...] = new
 
     def copy(self, x: Any) -> Any:
-        """A copy in the same order."""
         with x.device:
             return x.copy(order="K")
 
     def to_host(self, x: Any) -> Any:
-        """A copy, after a wait."""
         return x.get()
 
     def from_host(self, host: Any, like: Any) -> Any:
-        """A copy on the device of `like`."""
         with like.device:
             return cupy.asarray(host)
 
     def largest(self, arrays: Sequence[Any]) -> list[float]:
-        """Found by one kernel for each, with one wait for all."""
         with arrays[0].device:
             peaks = cupy.empty(len(arrays))
             for i, x in enumerate(arrays):
@@ -89,7 +81,6 @@ class CuPy(Library):
             return found
 
     def on(self, x: Any) -> Any:
-        """Its device."""
         return x.device
 
     def capturing(self, x: Any) -> bool:
@@ -103,17 +94,14 @@ class CuPy(Library):
                 return True
 
     def no_address(self, x: Any) -> str | None:
-        """Why an array cannot be written by address, or None."""
         if type(x) is not cupy.ndarray:
             return f"is of class {type(x).__name__}, whose operators may differ"
         return None
 
     def addresses(self, params: Sequence[Any], itemsize: int) -> Addresses:
-        """A finder of their gradients."""
         return Addresses(params, itemsize)
 
     def readable(self, p: Any, g: Any) -> bool:
-        """Whether its order is the parameter's, and it is aligned."""
         size, wide = g.dtype.itemsize, p.dtype.itemsize
         if g.data.ptr % size or any(stride % size for stride in g.strides):
             return False
@@ -132,7 +120,6 @@ class Addresses:
         self._facts = self._now()
 
     def find(self, grads: Sequence[Any]) -> list[int | None]:
-        """The address of each gradient with its parameter's dtype, shape, strides and device."""
         kind, dtype, device = self._kind, self._dtype, self._device
         misaligned = self._misaligned
         found: list[int | None] = []
@@ -154,7 +141,7 @@ class Addresses:
         return [(p.data.ptr, p.shape, p.strides, p.dtype) for p in self._params]
 
     def written(self, grads: Sequence[Any]) -> None:
-        """Nothing: CuPy keeps no record of writes."""
+        pass  # CuPy keeps no record of writes.
 
 
 LIBRARY = CuPy("cupy")

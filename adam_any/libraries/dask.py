@@ -32,11 +32,9 @@ class Dask(Library):
         return x.copy()
 
     def to_host(self, x: Any) -> Any:
-        """Computed."""
         return np.asarray(x.compute())
 
     def from_host(self, host: Any, like: Any) -> Any:
-        """A copy in the chunks of `like`."""
         return da.from_array(host, chunks=like.chunks, name=False)  # which copies
 
     def each(self, f: Callable[..., Any], *arrays: Any) -> tuple[Any, ...]:
@@ -63,7 +61,6 @@ class Dask(Library):
         )
 
     def computed(self, results: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Persisted all at once, and waited for."""
         persisted: list[tuple[Any, ...]] = dask.persist(results)[0]
         cluster = sys.modules.get("distributed")
         if cluster is not None:
@@ -77,7 +74,6 @@ class Dask(Library):
         return persisted
 
     def largest(self, arrays: Sequence[Any]) -> list[float]:
-        """Found in each chunk by its own library, in one computation."""
         peaks = [
             x.map_blocks(
                 _peak,

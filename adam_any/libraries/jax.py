@@ -36,7 +36,6 @@ class JAX(Library):
         return None if is_tracer(x) else Devices(x.sharding.device_set)
 
     def engine(self, device: Any) -> str | None:
-        """One compiled call."""
         return "xla"
 
     def unable(self, dtype: str) -> str | None:
@@ -56,11 +55,9 @@ class JAX(Library):
         return new.astype(x.dtype)
 
     def to_host(self, x: Any) -> Any:
-        """A view where JAX allows it."""
         return np.asarray(x)
 
     def from_host(self, host: Any, like: Any) -> Any:
-        """A copy with the sharding of `like`."""
         # Without x64 JAX turns float64 into float32, and says nothing here.
         with jax.enable_x64(True):
             # It reads the host's memory later, or shares it: so it gets memory of its own.
@@ -71,7 +68,6 @@ class JAX(Library):
         return jnp.zeros((), jnp.int32)
 
     def largest(self, arrays: Sequence[Any]) -> list[float]:
-        """Found in one compiled call."""
         several = len(arrays[0].sharding.device_set) > 1
         # Without x64 JAX would narrow a float64 gradient, which a float32 parameter may have.
         with jax.enable_x64(True):

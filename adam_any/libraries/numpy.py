@@ -22,15 +22,12 @@ class NumPy(Library):
     """NumPy."""
 
     def device(self, x: Any) -> Any:
-        """The host."""
         return "cpu"
 
     def writable(self, x: Any) -> bool:
-        """Whether it is an array, and not marked as read-only."""
         return isinstance(x, np.ndarray) and bool(x.flags.writeable)
 
     def engine(self, device: Any) -> str | None:
-        """One pass over memory."""
         return "cpu"
 
     def accept(self, x: Any, what: str) -> None:
@@ -46,24 +43,20 @@ class NumPy(Library):
         return bool(x.dtype.isnative and x.dtype.kind in "fc")
 
     def namespace(self, x: Any) -> Any:
-        """NumPy, as the array API has it."""
         return array_api_compat.numpy
 
     def extent(self, x: Any) -> Extent | None:
-        """The memory of an array; None for a Python float."""
         facts = getattr(x, "__array_interface__", None)
         if facts is None:
             return None
         return Extent(facts["data"][0], facts["shape"], x.strides, x.dtype.itemsize)
 
     def reals(self, x: Any) -> Any:
-        """A view."""
         x = self.array(x)
         # With a last axis of one the view is allowed for 0-d and strided arrays too.
         return x[..., None].view(x.real.dtype) if x.dtype.kind == "c" else x
 
     def like(self, x: Any, new: Any) -> Any:
-        """An array for an array, a scalar for a scalar."""
         out = np.empty_like(self.array(x))
         self.write(out, new)
         return out if isinstance(x, np.ndarray) else out[()]
@@ -73,7 +66,6 @@ class NumPy(Library):
         self.reals(x)[...] = new
 
     def array(self, x: Any) -> Any:
-        """An array of no dimensions for a scalar."""
         return np.asarray(x)
 
     def copy(self, x: Any) -> Any:
@@ -85,7 +77,6 @@ class NumPy(Library):
         return out
 
     def to_host(self, x: Any) -> Any:
-        """The array itself."""
         return np.asarray(x)
 
     def from_host(self, host: Any, like: Any) -> Any:
@@ -96,7 +87,6 @@ class NumPy(Library):
 
     @np.errstate(all="ignore")
     def largest(self, arrays: Sequence[Any]) -> list[float]:
-        """Found in pieces that stay in the core's cache."""
         found = []
         for x in map(self.reals, arrays):
             if x.size > PIECE:
@@ -106,25 +96,20 @@ class NumPy(Library):
         return found
 
     def no_address(self, x: Any) -> str | None:
-        """None: what is accepted as a parameter can be written by address."""
         return None
 
     def addresses(self, params: Sequence[Any], itemsize: int) -> Addresses:
-        """A finder of their gradients."""
         return Addresses(params, itemsize)
 
     def readable(self, p: Any, g: Any) -> bool:
-        """Whether its order is the parameter's, and it is aligned."""
         if not isinstance(g, np.ndarray):  # a scalar has no lasting address
             return False
         return same_order(p.shape, g.strides, p.strides) and g.flags.aligned
 
     def transposed(self, g: Any, axes: tuple[int, ...]) -> Any:
-        """The same memory with its axes in another order."""
         return np.asarray(g).transpose(axes)
 
     def fill(self, out: Any, g: Any) -> None:
-        """Convert the numbers of an array into a line of reals."""
         out = out.view(np.result_type(out, np.complex64)) if g.dtype.kind == "c" else out
         with np.errstate(all="ignore"):
             out.reshape(g.shape)[...] = g
@@ -146,16 +131,17 @@ class Addresses:
         self._facts = self._now()
 
     def find(self, grads: Sequence[Any]) -> list[int | None]:
-        """The address of each gradient that is like its parameter and in C order."""
         return self._plain_addresses(grads) if self._plain else [None] * len(grads)
 
     def moved(self) -> bool:
-        """Whether a parameter has other memory, or another meaning: after `p.resize(n)`,
-        `p.strides = s`, `p.flags.writeable = False`."""
+        """Whether a parameter has other memory, or another meaning.
+
+        It has after `p.resize(n)`, `p.strides = s`, `p.flags.writeable = False`.
+        """
         return self._now() != self._facts
 
     def written(self, grads: Sequence[Any]) -> None:
-        """Nothing: NumPy keeps no record of writes."""
+        pass  # NumPy keeps no record of writes.
 
     def _now(self) -> list[Any]:
         if self._plain:

@@ -22,7 +22,6 @@ class Torch(Library):
         return not x.is_inference() or torch.is_inference_mode_enabled()
 
     def engine(self, device: Any) -> str | None:
-        """The engine of the device, by way of the tensors' memory."""
         return {"cpu": "cpu", "cuda": "cuda"}.get(device.type)
 
     def accept(self, x: Any, what: str) -> None:
@@ -47,7 +46,6 @@ class Torch(Library):
             )
 
     def extent(self, x: Any) -> Extent | None:
-        """The memory of a tensor."""
         size = x.element_size()
         return Extent(x.data_ptr(), tuple(x.shape), tuple(s * size for s in x.stride()), size)
 
@@ -57,13 +55,12 @@ class Torch(Library):
         return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x.resolve_neg()
 
     def like(self, x: Any, new: Any) -> Any:
-        """A tensor in the order of `x`."""
         out = torch.empty_like(x.detach())
         self.write(out, new)
         return out
 
     def write(self, x: Any, new: Any) -> None:
-        """Write through a detached view, so that it is no part of the user's graph."""
+        """Write through a detached view, so that the write is not part of the user's graph."""
         x = x.detach()
         x.copy_(torch.view_as_complex(new.contiguous()) if x.is_complex() else new)
 
@@ -75,28 +72,23 @@ class Torch(Library):
         return out.requires_grad_(x.requires_grad)
 
     def to_host(self, x: Any) -> Any:
-        """A view of a tensor on the CPU."""
         return x.detach().cpu().numpy()
 
     def from_host(self, host: Any, like: Any) -> Any:
-        """A copy."""
         return torch.tensor(host, dtype=like.dtype, device=like.device)
 
     def largest(self, arrays: Sequence[Any]) -> list[float]:
-        """Found by torch, with one wait for all."""
         lows, highs = zip(*(torch.aminmax(_dense(self.reals(x))) for x in arrays), strict=True)
         found: list[float] = torch.maximum(-torch.stack(lows), torch.stack(highs)).tolist()
         return found
 
     def capturing(self, x: Any) -> bool:
-        """Whether its device's current stream is being captured."""
         if not x.is_cuda:
             return False
         with torch.cuda.device(x.device):
             return bool(torch.cuda.is_current_stream_capturing())
 
     def no_address(self, x: Any) -> str | None:
-        """Why a tensor cannot be written by address, or None."""
         if type(x) not in TENSORS:
             return f"is of class {type(x).__name__}, whose memory may not be its own"
         if x.is_conj() or x.is_neg():
@@ -104,11 +96,9 @@ class Torch(Library):
         return None
 
     def addresses(self, params: Sequence[Any], itemsize: int) -> Addresses:
-        """A finder of their gradients."""
         return Addresses(params, itemsize)
 
     def readable(self, p: Any, g: Any) -> bool:
-        """Whether its order is the parameter's, it is aligned, and its values are its own."""
         if type(g) not in TENSORS or g.is_conj() or g.is_neg():
             return False
         if g.data_ptr() == 0 or g.data_ptr() % g.itemsize:
@@ -116,19 +106,19 @@ class Torch(Library):
         return same_order(tuple(p.shape), g.stride(), p.stride())
 
     def transposed(self, g: Any, axes: tuple[int, ...]) -> Any:
-        """The same memory with its axes in another order."""
         return g.detach().permute(axes)
 
     def fill(self, out: Any, g: Any) -> None:
-        """Convert the numbers of a tensor into a line of reals."""
         line = torch.from_numpy(out)
         line = torch.view_as_complex(line.reshape(-1, 2)) if g.is_complex() else line
         line.reshape(g.shape).copy_(g)
 
 
 class Addresses:
-    """Finds the gradients of torch parameters, by way of their memory: autograd sees no operation,
-    but learns that the tensors have changed."""
+    """Finds the gradients of torch parameters, by way of their memory.
+
+    Autograd sees no operation, but learns that the tensors have changed.
+    """
 
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
         self._params = params
@@ -137,7 +127,6 @@ class Addresses:
         self._misaligned = itemsize - 1
 
     def find(self, grads: Sequence[Any]) -> list[int | None]:
-        """The address of each gradient that has its parameter's dtype, shape and strides."""
         found: list[int | None] = [None] * len(grads)
         device, misaligned = self._params[0].device, self._misaligned
         for k, (g, (dtype, shape, stride)) in enumerate(zip(grads, self._likes, strict=True)):
@@ -151,8 +140,10 @@ class Addresses:
         return found
 
     def moved(self) -> bool:
-        """Whether a parameter has other memory, or another meaning: after `p.data = x`, `p.t_()`,
-        `p.resize_(n)`, `model.half()`."""
+        """Whether a parameter has other memory, or another meaning.
+
+        It has after `p.data = x`, `p.t_()`, `p.resize_(n)`, `model.half()`.
+        """
         return self._now() != self._facts
 
     def written(self, grads: Sequence[Any]) -> None:

@@ -62,7 +62,7 @@ class Adam:
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """m and v; vmax with AMSGrad."""
+        """The moments m and v; vmax with AMSGrad."""
         return ("m", "v", "vmax") if self.amsgrad else ("m", "v")
 
     def coefficients(self, t: int) -> dict[str, Any]:

@@ -217,14 +217,14 @@ def test_a_run_prints_tables_and_writes_a_picture(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_table_in_the_readme_is_the_result_that_is_kept(
+def test_the_table_in_the_docs_is_the_result_that_is_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("rich")
-    assert command.main(["show", str(ROOT / "bench/results/cpu.json"), "--readme"]) == 0
+    assert command.main(["show", str(ROOT / "bench/results/cpu.json"), "--table"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("\n") == 7
-    assert printed in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert printed in (ROOT / "docs/speed.md").read_text(encoding="utf-8")
 
 
 def test_an_interrupted_run_ends_cleanly(
@@ -261,7 +261,7 @@ def test_without_cupy_there_is_one_sentence() -> None:
     assert done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.endswith(".\n")
 
 
-@pytest.mark.parametrize("how", [[], ["--readme"]], ids=str)
+@pytest.mark.parametrize("how", [[], ["--table"]], ids=str)
 def test_whoever_reads_may_have_seen_enough(how: list[str]) -> None:
     pytest.importorskip("rich")
     reader, writer = os.pipe()

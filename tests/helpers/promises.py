@@ -5,9 +5,9 @@ has its number too, and the issues in which users met it:
 
     @pytest.mark.promise("Gradients are never written.", defect="D6", seen=["mxnet#15759"])
 
-The engines of a test are read from its parameters, each `Lib` among them. A test without one runs
-on the engine or library that its file or folder is named after. One that starts processes itself
-says `engines=["xla"]`.
+The engines of a test are read from its parameters: each `Lib` among them. A test that has none
+runs on the engine or library that its file or folder is named after. One that starts processes of
+its own says `engines=["xla"]` itself.
 
     python -m tests.helpers.promises
 

@@ -26,12 +26,12 @@ from ..kernels.table import Gradients, Table, addresses, match_memory_order, pie
 from ..protocol import Unfinished, only
 from . import compiler, tiles
 
-#: Reals that are copied at a time from gradients that cannot be read where they lie.
+#: Reals that are copied at a time from gradients that cannot be read in place.
 PIECE = 1 << 19
 
 
 def refusal(traced: Traced, leaf: Leaf) -> str | None:
-    """Why it cannot take the leaf, or None."""
+    """The reason why it cannot take the leaf, or None."""
     facts = leaf.dtype
     if facts.real != facts.compute:
         return f"{leaf.path!r} is {facts.name}, which this engine does not convert"
@@ -41,7 +41,7 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
 
 
 def summary() -> str:
-    """How it runs a leaf."""
+    """A line for `explain()`."""
     lacking = compiler.missing()
     if lacking is not None:
         return f"one pass in cache-sized tiles; {lacking}"
@@ -126,8 +126,10 @@ class Plan:
     def _step_copied(
         self, number: int, values: Sequence[float], which: Sequence[int], grads: Any
     ) -> None:
-        """Update leaves by way of a line of reals into which their gradients are copied, piece by
-        piece; many small ones fill it together."""
+        """Update leaves by way of a line of reals, into which their gradients are copied in pieces.
+
+        Many small ones fill it together.
+        """
         self._piece = None
         line = np.empty(PIECE, self._dtype.compute)
         state: list[Any] = []

@@ -29,7 +29,7 @@ class Kernel:
     chunk = TILE
 
     def longest(self, elements: int) -> int:
-        """The length of a tile in a call for so many elements."""
+        """The length of a tile in a call for this number of elements."""
         return self.chunk
 
     def __init__(self, program: Program, compute: str) -> None:
@@ -121,15 +121,17 @@ class Launch:
             self._done = number
 
     def unfinished(self, number: int) -> Unfinished | None:
-        """How far the launch of this number has come; None if it is done."""
+        """The progress of the launch of this number; None if it is done."""
         if self._done == number:
             return None
         return Unfinished.HALF if self._begun == number else Unfinished.UNTOUCHED
 
 
 def _apart(program: Program) -> tuple[list[Instruction], dict[str, str]]:
-    """The instructions and outputs, with each input that is an output of another name copied first,
-    before anything is written."""
+    """The instructions and outputs, with inputs that are outputs of other names copied first.
+
+    So they are read before anything is written.
+    """
     copies = []
     outputs = dict(zip(program.state, program.outputs, strict=True))
     for name, out in outputs.items():

@@ -136,8 +136,10 @@ def end(board: int) -> None:
 
 @njit
 def join(board: int, kernel: int, last: int) -> Any:
-    """Wait for a job of this kernel other than the last; its number and address, or zeros if there
-    is none for a while, or one for another kernel."""
+    """Wait for a job of this kernel other than the last, and return its number and address.
+
+    They are zeros if there is none for a while, or one for another kernel.
+    """
     for _ in range(PATIENCE):
         number = load(board + OPEN)
         if number == 0 or number == last:

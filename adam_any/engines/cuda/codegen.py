@@ -41,8 +41,7 @@ CAPACITIES = (64, 512, 4000)
 
 
 class Kind(NamedTuple):
-    """The choices that a kernel is generated from: a program, and the real dtypes of parameter,
-    gradient and computation."""
+    """A program, and the real dtypes of parameter, gradient and computation."""
 
     program: Program
     parameter: str

@@ -21,7 +21,7 @@ OPTIONS = ("--std=c++17", "--fmad=false", "-ftz=false", "--prec-div=true", "--pr
 
 
 class Code(NamedTuple):
-    """What a compilation gave."""
+    """The results of a compilation."""
 
     cubin: bytes
     ptx: str
@@ -30,7 +30,7 @@ class Code(NamedTuple):
 
 @cache
 def missing() -> str | None:
-    """Why NVRTC cannot be used, or None."""
+    """The reason why NVRTC cannot be used, or None."""
     try:
         version()
     except ImportError as error:
@@ -51,9 +51,10 @@ def version() -> tuple[int, int]:
 
 @cache
 def architecture(capability: tuple[int, int]) -> int | None:
-    """The architecture (90 for sm_90) to compile for, so that a device of this compute capability
-    can run it: its own, or the newest before it of the same major version. None if there is none,
-    and before 7.0, where arguments are too small.
+    """The architecture (90 for sm_90) to compile for, for a device of this compute capability.
+
+    It is the device's own, or the newest before it of the same major version. None if there is
+    none, and before 7.0, where arguments are too small.
     """
     major, minor = capability
     (known,) = _checked(_nvrtc().nvrtcGetSupportedArchs())

@@ -20,7 +20,7 @@ from .codegen import NAME
 
 @cache
 def missing() -> str | None:
-    """Why no kernel can be compiled or launched, or None."""
+    """The reason why no kernel can be compiled or launched, or None."""
     install = "for one launch install the extra cuda13, or cuda12"
     try:
         cupy = _cupy()

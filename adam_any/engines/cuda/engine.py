@@ -40,7 +40,7 @@ LONG, SHORT, BLOCKS = 16384, 2048, 2112
 
 
 def refusal(traced: Traced, leaf: Leaf) -> str | None:
-    """Why it cannot take the leaf, or None."""
+    """The reason why it cannot take the leaf, or None."""
     lacking = device.missing()
     if lacking is not None:
         return lacking
@@ -58,7 +58,7 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
 
 
 def summary() -> str:
-    """How it runs a leaf."""
+    """A line for `explain()`."""
     return "one launch for all arrays of a device and dtype, compiled by NVRTC"
 
 
@@ -94,8 +94,10 @@ class Plan:
         return not self._arrays.moved()
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
-        """For each leaf the address of its gradient; or a gradient of another dtype, or a copy, in
-        the order of its parameter."""
+        """For each leaf the address of its gradient, or else what must be kept until the launch.
+
+        That is a gradient of another dtype, or a copy in the order of its parameter.
+        """
         self._refuse_capture()
         found = self._gradients.find(grads, written, self._look)
         self._bind_to(self._device.stream())
@@ -234,12 +236,12 @@ class Launch:
 
 
 def _signed(number: int, k: int) -> int:
-    """What the `k`th call of the step of this number writes: numbers that grow."""
+    """The number that the `k`th call of a step writes; they grow."""
     return number * 64 + k
 
 
 def longest(elements: int) -> int:
-    """The length of a chunk in a launch for so many elements, a multiple of what a thread reads.
+    """The length of a chunk in a launch for this number of elements.
 
     So a launch has at most 2**31 - 1 blocks, which is CUDA's limit, up to 3 * 10**13 elements.
     """

@@ -1,4 +1,4 @@
-"""What each operation of a program is in a compiled language, stated once for all of them.
+"""The operations of a program in a compiled language, stated once for all languages.
 
 - An expression is a text in which `{0}` and `{1}` stand for the operands. Python and C share it:
   the operators, `abs` and `sqrt` mean the same in both, and `real` is the type of the computation.
@@ -58,7 +58,7 @@ def c(x: Expression) -> str:
 
 
 def ties() -> dict[str, Expression]:
-    """How this NumPy chooses between +0 and -0: its SIMD decides, so it is asked."""
+    """The choice of this NumPy between +0 and -0: its SIMD decides, so it is asked."""
     zeros = np.array([0.0] * 64, np.float32)
     if np.signbit(np.maximum(zeros, -zeros)[0]):
         return TIES[0]

@@ -41,8 +41,10 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """One update of one element. Names: `p`, `g`, `s_...` moments, `c_...` coefficients,
-    `k...` constants, `t...` results."""
+    """One update of one element.
+
+    Names: `p`, `g`, `s_...` moments, `c_...` coefficients, `k...` constants, `t...` results.
+    """
 
     #: `p` and the moments: each is read, and afterwards written.
     state: tuple[str, ...]
@@ -83,7 +85,7 @@ class Traced:
 
     @property
     def refusal(self) -> str | None:
-        """Why it has no program, or None."""
+        """The reason why it has no program, or None."""
         return None if isinstance(self._result, Program) else self._result
 
     @cached_property
@@ -218,7 +220,7 @@ class _Scalars:
 
 
 class _Namespace:
-    """The array API, as far as a program has it."""
+    """The part of the array API that a program can express."""
 
     def __init__(self, tape: _Tape) -> None:
         self._tape = tape

@@ -33,8 +33,11 @@ class Table:
     """The work of one call of a kernel. Its arrays keep their place in memory."""
 
     def __init__(self, state: Sequence[Sequence[int]], lengths: Sequence[int], chunk: int) -> None:
-        """`state` has for each leaf the addresses of its parameter and moments; `lengths` its
-        number of reals; no chunk is longer than `chunk`."""
+        """Plan the work for leaves of these addresses and lengths, in chunks of at most `chunk`.
+
+        `state` has for each leaf the addresses of its parameter and moments; `lengths` its number
+        of reals.
+        """
         self.addresses = np.zeros((1 + len(state[0]), len(state)), np.int64)
         self.addresses[1:] = np.asarray(state, np.int64).T
         self.chunks = chunks(lengths, chunk)
@@ -49,8 +52,11 @@ class Table:
 
 
 class Words:
-    """The first words of a launch's scalars: its number, and twice again where it has begun and
-    where it is done, as the kernel itself writes them."""
+    """The first words of a launch's scalars, which say how far it has come.
+
+    They are its number, and the same again when it has begun, and when it is done, as the kernel
+    itself writes them.
+    """
 
     FORMAT = "q16x"  # packing a number clears the other two
     SIZE = struct.calcsize(FORMAT)
@@ -66,7 +72,7 @@ class Words:
         self._format.pack_into(self._room, 0, number, *values)
 
     def unfinished(self, number: int) -> Unfinished | None:
-        """How far the launch of this number has come; None if it is done."""
+        """The progress of the launch of this number; None if it is done."""
         _, begun, done = self.array[:3].tolist()
         if done == number:
             return None
@@ -74,8 +80,11 @@ class Words:
 
 
 class Gradients:
-    """Finds the gradients of a plan's leaves in memory: one tight pass over all, and a look at each
-    that cannot be read in place, or that may overlap a leaf that is written."""
+    """Finds the gradients of a plan's leaves in memory.
+
+    It is one tight pass over all, and a look at each that cannot be read in place, or that may
+    overlap a leaf that is written.
+    """
 
     def __init__(self, leaves: Sequence[Leaf], addresses: Addresses) -> None:
         self._leaves, self._find, self._pick = leaves, addresses.find, _picker(leaves)
@@ -112,7 +121,7 @@ def chunks(lengths: Sequence[int], limit: int) -> Any:
 
 
 def tasks(lengths: Any, grain: int) -> Any:
-    """Where each run of about `grain` elements begins among chunks of these lengths, and the end.
+    """The beginnings of runs of about `grain` elements among chunks of these lengths, and the end.
 
     A run ends with the chunk that reaches the next multiple of `grain`.
     """
@@ -122,7 +131,7 @@ def tasks(lengths: Any, grain: int) -> Any:
 
 
 def why_not_dense(leaf: Leaf) -> str | None:
-    """Why a leaf cannot be read as one line of aligned reals by its address, or None."""
+    """The reason why a leaf is not one line of aligned reals at an address, or None."""
     reason = leaf.library.no_address(leaf.array)
     if reason is not None:
         return f"{leaf.path!r} {reason}"
@@ -173,8 +182,10 @@ def _picker(leaves: Sequence[Leaf]) -> Callable[[Sequence[Any]], Sequence[Any]]:
 
 
 def pieces(shape: Shape, limit: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Parts of at most `limit` elements that together are a C-ordered array, one after another: the
-    number of elements before each, and its index."""
+    """Parts of at most `limit` elements that together are a C-ordered array, one after another.
+
+    For each the number of elements before it, and its index.
+    """
     inner = math.prod(shape[1:])
     if math.prod(shape) <= limit:
         yield 0, (...,)

@@ -114,7 +114,7 @@ def test_an_address_that_a_gpu_cannot_read_at_is_no_address(emulation: Any) -> N
     for start, readable in ((0, True), (4, True), (2, False), (1, False)):
         g = array(room[start : start + 12].view(np.float32))
         opt.step([g])
-        plan = opt._contents._contents._contents._plans[0]
+        plan = opt._contents.current_plans(opt._engine)[0]
         assert (plan._arrays.find([g]) == [g.data.ptr]) is readable
         assert plan._library.readable(plan.leaves[0].array, g) is readable
 
