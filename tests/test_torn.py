@@ -50,11 +50,7 @@ def mixed(lib: Lib) -> Half:
     """Two plans of the library, and one of a Python float, which is replaced."""
 
     def tree(x: float) -> Any:
-        return {
-            "a": lib.array([x, 2 * x], "float32"),
-            "b": lib.array([x], "float64"),
-            "f": x,
-        }
+        return {"a": lib.array([x, 2 * x], "float32"), "b": lib.array([x], "float64"), "f": x}
 
     return half(lib, tree(1.0), tree(0.5))
 

@@ -160,11 +160,7 @@ LIBRARIES = (
     Lib("cupy", None, "cuda", ALL, in_place=True),
     Lib("cupy", "eager", "cuda", ALL, in_place=True),
     Lib("torch", None, "cuda", ("bfloat16", *ALL), in_place=True),
-    Lib(
-        *("cupy", None, "emulated", ALL),
-        in_place=True,
-        lacks=("operators", "DLPack"),
-    ),
+    Lib(*("cupy", None, "emulated", ALL), in_place=True, lacks=("operators", "DLPack")),
 )
 
 INSTALL = {

@@ -64,9 +64,7 @@ def test_leaves_of_different_step_counts_take_a_launch_for_each_count(
     assert opt.steps == {"0": 2, "1": 1, "2": 1}
 
 
-def test_gradients_of_several_dtypes_take_a_launch_for_each_dtype(
-    emulation: type[Device],
-) -> None:
+def test_gradients_of_several_dtypes_take_a_launch_for_each_dtype(emulation: type[Device]) -> None:
     params = [np.zeros(3, np.float32) for _ in range(5)]
     opt = Adam([array(x) for x in params], lr=1.0)
     kinds = ("float32", "float64", "float16", "float64", "float32")
@@ -213,12 +211,6 @@ def test_without_a_compiler(asked: None, monkeypatch: pytest.MonkeyPatch, torch_
     engine, reason = choice(torch_)
     assert engine == "eager"
     assert reason.startswith("cuda.bindings cannot be imported: ") and "cuda13" in reason
-
-
-def test_a_tensor_on_the_cpu_goes_to_the_cpu_engine(torch_: Any) -> None:
-    (choice,) = Adam(torch_.zeros(3)).explain()
-    assert choice.engine == "cpu"
-    assert "cupy" not in choice.reason
 
 
 def test_more_scalars_than_an_argument_holds_are_refused(emulation: Any) -> None:
