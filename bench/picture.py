@@ -10,17 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from .competitors import (
-    DEEPSPEED,
-    FOREACH,
-    IN_PLACE,
-    LIMIT,
-    NO_NUMBA,
-    OPTAX,
-    OURS,
-    TEXTBOOK,
-    TORCH,
-)
+from .competitors import DEEPSPEED, FOREACH, IN_PLACE, LIMIT, NO_NUMBA, OPTAX, OURS, TEXTBOOK, TORCH
 from .on_device import COPY, CUPY, FUSE, OURS_TORCH
 from .report import duration
 from .results import END_TO_END, TIME, Comparison, Report

@@ -56,14 +56,6 @@ def test_gradients_are_never_written(lib: Lib) -> None:
         assert as_bytes(g) == before
 
 
-def test_containers_are_new_and_the_users_is_not_changed(lib: Lib) -> None:
-    p = lib.array([1.0])
-    tree = {"a": [p]}
-    out = Adam(tree, engine=lib.engine).step({"a": [lib.array([1.0])]})
-    assert out is not tree and out["a"] is not tree["a"]
-    assert tree["a"][0] is p
-
-
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
 def test_read_only_arrays_are_replaced(dtype: str) -> None:
     p = np.full(3, 1.0, dtype=dtype)
@@ -118,12 +110,6 @@ def test_0d_arrays_stay_arrays(lib: Lib) -> None:
         lib.check(out, dtype, ())
         assert not isinstance(out, np.generic)
         assert np.real(lib.numpy(out)) == pytest.approx(WANT, abs=4 * EPS[dtype])
-
-
-def test_0d_gradients_may_be_numpy_scalars() -> None:
-    p = np.array(1.0)
-    out = Adam(p, lr=0.1).step(2 * p - 2.5)
-    assert out is p and p == pytest.approx(1.1)
 
 
 VIEWS = {
@@ -195,10 +181,6 @@ def test_torch_parameters_are_written_outside_the_graph(torch_: Any) -> None:
     assert out is w and w.requires_grad and w.is_leaf
     assert torch_.allclose(w.detach(), torch_.tensor(0.9), atol=1e-6)
     assert torch_.equal(w.grad, torch_.full((3,), 2.0))
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss2 = (w**2).sum()
-        Adam([w]).step([w.grad])
-        loss2.backward()
 
 
 def test_torch_views_conjugates_and_inference_tensors(torch_: Any) -> None:
@@ -254,18 +236,6 @@ def test_a_parameter_that_overlaps_itself_is_refused(lib: Lib) -> None:
         wide = strides(lib.array([1.0, 2.0]), (2, 1, 3), (8, 8, 0))
     with pytest.raises(ValueError, match="'w': two of its elements share memory"):
         Adam({"w": wide}, engine=lib.engine)
-
-
-def test_interleaved_columns_step_like_separate_arrays() -> None:
-    base = np.arange(12.0).reshape(3, 4)
-    columns = {str(i): base[:, i] for i in range(4)}
-    alone = {name: x.copy() for name, x in columns.items()}
-    grads = {name: np.full(3, 1.0 + int(name)) for name in columns}
-    opt, want = Adam(columns, lr=0.1), Adam(alone, lr=0.1)
-    for _ in range(3):
-        opt.step(grads)
-        want.step(grads)
-    assert as_bytes(base) == as_bytes(np.stack([want.params[name] for name in columns], axis=1))
 
 
 def test_a_read_only_view_of_a_written_leaf_is_refused() -> None:

@@ -17,24 +17,13 @@ from tests.helpers.libraries import Lib
 
 
 def _data(change: Callable[[Any], Any]) -> Callable[[Any], None]:
-    def mutate(p: Any) -> None:
-        p.data = change(p.data)
-
-    return mutate
-
-
-def _freed(p: Any) -> None:
-    p.untyped_storage().resize_(0)
+    return lambda p: setattr(p, "data", change(p.data))
 
 
 def _swapped(p: Any) -> None:
     import torch
 
     torch.utils.swap_tensors(p, torch.nn.Parameter(p.detach().half()))
-
-
-def _shrunk(p: Any) -> None:
-    p.untyped_storage().resize_(8)
 
 
 #: How a tensor changes, and what the next step says; None where it goes on.
@@ -45,8 +34,8 @@ REFUSED = {
     "complex": (_data(lambda x: x + 0j), TypeError, "complex64, but it was float32"),
     "shorter": (_data(lambda x: x[:4]), ValueError, r"shape \(4, 40\)"),
     "resized": (lambda p: p.requires_grad_(False).resize_(4), ValueError, r"shape \(4,\)"),
-    "freed": (_freed, ValueError, "has 0 bytes"),
-    "shrunk": (_shrunk, ValueError, "has 8 bytes"),
+    "freed": (lambda p: p.untyped_storage().resize_(0), ValueError, "has 0 bytes"),
+    "shrunk": (lambda p: p.untyped_storage().resize_(8), ValueError, "has 8 bytes"),
     "swapped": (_swapped, TypeError, "float16, but it was float32"),
 }
 

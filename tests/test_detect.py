@@ -46,43 +46,6 @@ def test_python_floats_and_numpy_scalars() -> None:
     assert facts is not None and not facts.writable
 
 
-def test_an_unlisted_library_is_served_through_the_array_api() -> None:
-    strict = pytest.importorskip("array_api_strict")
-
-    class Foreign:
-        """An array of a library that nobody has heard of; it hides array-api-strict's."""
-
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
-            self.shape, self.dtype, self.device = inner.shape, inner.dtype, inner.device
-
-        def __array_namespace__(self, api_version: Any = None) -> Any:
-            return Namespace
-
-        def _with(name: str) -> Any:  # noqa: N805
-            def operator(self: Any, *others: Any) -> Foreign:
-                inner = [o.inner if isinstance(o, Foreign) else o for o in others]
-                return Foreign(getattr(self.inner, name)(*inner))
-
-            return operator
-
-        for _op in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "neg"):
-            locals()[f"__{_op}__"] = _with(f"__{_op}__")
-
-    class Namespace:
-        float32, float64, complex128 = strict.float32, strict.float64, strict.complex128
-        sqrt = staticmethod(lambda x: Foreign(strict.sqrt(x.inner)))
-        astype = staticmethod(lambda x, dtype: Foreign(strict.astype(x.inner, dtype)))
-        zeros_like = staticmethod(lambda x, dtype: Foreign(strict.zeros_like(x.inner, dtype=dtype)))
-
-    start = Foreign(strict.ones(2))
-    opt = Adam({"w": start}, lr=0.1)
-    out = opt.step({"w": Foreign(strict.ones(2))})["w"]
-    assert out is not start and np.asarray(start.inner).tolist() == [1.0, 1.0]
-    assert np.asarray(out.inner) == pytest.approx([0.9, 0.9])
-    assert opt.explain()[0].library == __name__.partition(".")[0]
-
-
 def test_explain_is_a_table(lib: Lib) -> None:
     opt = Adam({"w": lib.array([1.0], "float32"), "x": 1.0}, engine=lib.engine)
     choices = opt.explain()

@@ -56,24 +56,23 @@ def one_sentence(done: subprocess.CompletedProcess[str]) -> str:
 # The whole demo -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def plot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("plot") / "digits.png"
-
-
-@pytest.fixture(scope="module")
-def job(plot: Path) -> subprocess.CompletedProcess[str]:
-    return python("-m", "adam_any", "--plot", str(plot))
-
-
-def test_the_job_succeeds(job: subprocess.CompletedProcess[str]) -> None:
+def test_the_demo_runs_and_shows_what_it_found(tmp_path: Path) -> None:
+    plot = tmp_path / "digits.png"
+    job = python("-m", "adam_any", "--plot", str(plot))
     assert job.returncode == 0, job.stdout + job.stderr
     assert "python -m adam_any:" not in job.stderr
+    check_libraries(job.stdout)
+    check_digits(job.stdout)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", job.stdout)  # nothing but text into a pipe
+    assert "epochs" not in job.stdout  # the progress bar
+    assert plot.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    image = import_module("matplotlib.image").imread(plot)
+    assert image.shape[0] >= 600 and np.ptp(image[..., :3]) > 0.5
 
 
-def test_each_library_has_its_rows(job: subprocess.CompletedProcess[str]) -> None:
+def check_libraries(out: str) -> None:
     found, unusable = places.survey()
-    libraries, _, experiment = job.stdout.partition("The notebook's experiment")
+    libraries, _, experiment = out.partition("The notebook's experiment")
     assert {place.library for place in found} >= {"numpy"}
     for place in found:
         assert re.search(rf"^{place.library} +{re.escape(place.version)} ", libraries, re.M)
@@ -86,23 +85,12 @@ def test_each_library_has_its_rows(job: subprocess.CompletedProcess[str]) -> Non
         assert reason in libraries
 
 
-def test_the_digits_are_learned(job: subprocess.CompletedProcess[str]) -> None:
-    accuracy = re.search(r"^test accuracy +([\d.]+) %", job.stdout, re.M)
+def check_digits(out: str) -> None:
+    accuracy = re.search(r"^test accuracy +([\d.]+) %", out, re.M)
     assert accuracy is not None and float(accuracy[1]) >= 98
-    assert re.search(r"^optimizer step +[\d.]+ ms ", job.stdout, re.M)
-    engine = re.search(r"^engine +(\S+): ", job.stdout, re.M)
+    assert re.search(r"^optimizer step +[\d.]+ ms ", out, re.M)
+    engine = re.search(r"^engine +(\S+): ", out, re.M)
     assert engine is not None and engine[1] == NUMPY.explain()[0].engine
-
-
-def test_the_plot_is_a_png(job: subprocess.CompletedProcess[str], plot: Path) -> None:
-    image = import_module("matplotlib.image").imread(plot)
-    assert plot.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    assert image.shape[0] >= 600 and np.ptp(image[..., :3]) > 0.5
-
-
-def test_nothing_but_text_goes_into_a_pipe(job: subprocess.CompletedProcess[str]) -> None:
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", job.stdout)
-    assert "epochs" not in job.stdout  # the progress bar
 
 
 # When it cannot run -------------------------------------------------------------------------------
@@ -157,8 +145,7 @@ def test_a_broken_installation_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        places.UnusableError,
-        match=r"importing it fails with OSError.*libcudart.*\[cuda13\]",
+        places.UnusableError, match=r"importing it fails with OSError.*libcudart.*\[cuda13\]"
     ):
         places.places("cupy")
 

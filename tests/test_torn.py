@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from adam_any.state import state_dict as checkpoint
 from tests.helpers.bits import snapshot
 from tests.helpers.libraries import LIBRARIES, Lib, missing, params, ready
 from tests.helpers.optimizers import COPIES
+from tests.helpers.rules import Custom
 
 INTERRUPTIONS = [KeyboardInterrupt, MemoryError]
 
@@ -48,11 +50,7 @@ def mixed(lib: Lib) -> Half:
     """Two plans of the library, and one of a Python float, which is replaced."""
 
     def tree(x: float) -> Any:
-        return {
-            "a": lib.array([x, 2 * x], "float32"),
-            "b": lib.array([x], "float64"),
-            "f": x,
-        }
+        return {"a": lib.array([x, 2 * x], "float32"), "b": lib.array([x], "float64"), "f": x}
 
     return half(lib, tree(1.0), tree(0.5))
 
@@ -163,21 +161,12 @@ def failed(error: type[BaseException]) -> Any:
 # In the middle of a leaf, or between two ---------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Fragile:
-    """A rule of the user's own, which fails at arrays of three numbers while told to."""
-
-    lr: float = 0.1
-    moments = ("m",)
-
-    def coefficients(self, t: int) -> dict[str, float]:
-        return {"lr": self.lr}
-
-    def update(self, xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
-        if FAIL and p.shape == (3,):
-            raise FAIL[0]
-        m = m + g
-        return p - c.lr * m, m
+def fragile(xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
+    """The update of a rule that fails at arrays of three numbers while told to."""
+    if FAIL and p.shape == (3,):
+        raise FAIL[0]
+    m = m + g
+    return p - c.a * m, m
 
 
 FAIL: list[type[BaseException]] = []
@@ -198,7 +187,7 @@ def test_the_reference_writes_when_all_is_computed_or_is_torn_between_two_leaves
     ones, twos = (
         {"a": lib.array([x] * 2), "b": lib.array([x] * 3), "c": lib.array([x])} for x in (1.0, 2.0)
     )
-    opt, grads, twin = half(lib, ones, twos, Fragile())
+    opt, grads, twin = half(lib, ones, twos, Custom(fragile))
     FAIL.append(error)
     try:
         with pytest.raises(error):
@@ -214,6 +203,12 @@ def test_the_reference_writes_when_all_is_computed_or_is_torn_between_two_leaves
     mended(opt, grads, twin, tmp_path, "load_state_dict")
 
 
+def interrupt_second(patch: pytest.MonkeyPatch, owner: Any, name: str, error: Any) -> None:
+    """Make the second call of a function fail."""
+    whole, calls = getattr(owner, name), count(1)
+    patch.setattr(owner, name, lambda *args: failed(error) if next(calls) == 2 else whole(*args))
+
+
 @pytest.mark.parametrize("lib", serving("cpu"), indirect=True)
 @pytest.mark.parametrize("error", INTERRUPTIONS)
 def test_the_cpu_is_torn_between_two_pieces_of_a_converted_gradient(
@@ -221,18 +216,9 @@ def test_the_cpu_is_torn_between_two_pieces_of_a_converted_gradient(
 ) -> None:
     opt, grads, twin = half(lib, lib.array(np.ones(8), "float32"), lib.array(np.ones(8), "float64"))
     (plan,) = opt._contents.current_plans(opt._engine)
-    host: Any = plan._library
-    fill, fills = host.fill, []
-
-    def failing(*arguments: Any) -> None:
-        fills.append(1)
-        if len(fills) == 2:
-            raise error
-        fill(*arguments)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "PIECE", 4)
-        patch.setattr(host, "fill", failing)
+        interrupt_second(patch, plan._library, "fill", error)
         with pytest.raises(error):
             opt.step(grads)
     assert len(set(lib.numpy(opt.params).tolist())) == 2
@@ -247,16 +233,8 @@ def test_tiles_are_torn_between_two_of_them(
     monkeypatch.setattr(tiles.Kernel, "chunk", 4)
     with ready(lib):
         opt, grads, twin = half(lib, np.ones(8), np.ones(8))
-        whole, seen = tiles.Kernel.tile, []
-
-        def failing(*arguments: Any) -> None:
-            seen.append(1)
-            if len(seen) == 2:
-                raise KeyboardInterrupt
-            whole(*arguments)
-
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tiles.Kernel, "tile", failing)
+            interrupt_second(patch, tiles.Kernel, "tile", KeyboardInterrupt)
             with pytest.raises(KeyboardInterrupt):
                 opt.step(grads)
         assert len(set(opt.params.tolist())) == 2

@@ -43,9 +43,9 @@ def test_containers_come_back_as_they_were() -> None:
         "e": {},
     }
     out = Adam(tree).step(tree)
-    assert list(out) == list(tree) and list(out["a"]) == ["z", "y"]
+    assert out is not tree and list(out) == list(tree) and list(out["a"]) == ["z", "y"]
     for name, container in tree.items():
-        assert type(out[name]) is type(container)
+        assert type(out[name]) is type(container) and out[name] is not container
     assert out["b"].focus is tree["b"].focus
 
 

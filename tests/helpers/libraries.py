@@ -123,11 +123,8 @@ class Lib:
         if self.name == "torch":
             assert x.device.type == self.device
 
-    def eps(self, dtype: str) -> float:
-        """The distance from 1 to the next number."""
-        return EPS[dtype]
 
-
+#: The distance from 1 to the next number.
 EPS = {
     "bfloat16": 2.0**-7,
     "float16": 2.0**-10,
@@ -163,11 +160,7 @@ LIBRARIES = (
     Lib("cupy", None, "cuda", ALL, in_place=True),
     Lib("cupy", "eager", "cuda", ALL, in_place=True),
     Lib("torch", None, "cuda", ("bfloat16", *ALL), in_place=True),
-    Lib(
-        *("cupy", None, "emulated", ALL),
-        in_place=True,
-        lacks=("operators", "DLPack"),
-    ),
+    Lib(*("cupy", None, "emulated", ALL), in_place=True, lacks=("operators", "DLPack")),
 )
 
 INSTALL = {

@@ -1,4 +1,4 @@
-"""Adding a library is one file, and one line in the detector's table: here for a toy."""
+"""A library that nobody has heard of, and what makes it one of the package's own."""
 
 from __future__ import annotations
 
@@ -14,24 +14,40 @@ from adam_any import Adam, detect, functional
 from adam_any.libraries import Library
 
 
+def namespace(kind: Any) -> SimpleNamespace:
+    """What of the array API a rule needs."""
+    return SimpleNamespace(
+        __name__="toy",
+        float32=np.dtype("float32"),
+        float64=np.dtype("float64"),
+        complex128=np.dtype("complex128"),
+        sqrt=lambda x: kind(np.sqrt(x.values)),
+        astype=lambda x, dtype: kind(x.values.astype(dtype)),
+        zeros_like=lambda x, dtype: kind(np.zeros_like(x.values, dtype)),
+        asarray=lambda x, copy: kind(x.values.copy()),
+    )
+
+
 class Array:
     """An array that hides a NumPy one, and knows nothing of the array API."""
+
+    device = "toy box"
 
     def __init__(self, values: Any) -> None:
         self.values = np.asarray(values)
         self.dtype, self.shape = self.values.dtype, self.values.shape
 
     def __add__(self, other: Any) -> Array:
-        return Array(self.values + getattr(other, "values", other))
+        return type(self)(self.values + getattr(other, "values", other))
 
     def __sub__(self, other: Any) -> Array:
-        return Array(self.values - getattr(other, "values", other))
+        return type(self)(self.values - getattr(other, "values", other))
 
     def __mul__(self, other: Any) -> Array:
-        return Array(self.values * getattr(other, "values", other))
+        return type(self)(self.values * getattr(other, "values", other))
 
     def __truediv__(self, other: Any) -> Array:
-        return Array(self.values / getattr(other, "values", other))
+        return type(self)(self.values / getattr(other, "values", other))
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -40,17 +56,10 @@ class Toy(Library):
     """What would be the file libraries/toy.py."""
 
     def device(self, x: Any) -> Any:
-        return "toy box"
+        return x.device
 
     def namespace(self, x: Any) -> Any:
-        return SimpleNamespace(
-            float32=np.dtype("float32"),
-            float64=np.dtype("float64"),
-            sqrt=lambda x: Array(np.sqrt(x.values)),
-            astype=lambda x, dtype: Array(x.values.astype(dtype)),
-            zeros_like=lambda x, dtype: Array(np.zeros_like(x.values, dtype)),
-            asarray=lambda x, copy: Array(x.values.copy()),
-        )
+        return namespace(Array)
 
     def to_host(self, x: Any) -> Any:
         return x.values
@@ -90,3 +99,19 @@ def test_a_new_library_steps_is_explained_and_saved(tmp_path: Any) -> None:
         opt.step({"w": g})
     state = functional.init(Array(start))
     assert functional.step(Array(start), Array(g), state)[1].step == 1
+
+
+class Standard(Array):
+    """An array of a library that follows the standard, and is on no list."""
+
+    def __array_namespace__(self, api_version: Any = None) -> Any:
+        return namespace(Standard)
+
+
+def test_an_unlisted_library_is_served_through_the_array_api() -> None:
+    start = Standard(np.ones(2))
+    opt = Adam({"w": start}, lr=0.1)
+    out = opt.step({"w": Standard(np.ones(2))})["w"]
+    assert out is not start and start.values.tolist() == [1.0, 1.0]
+    assert out.values == pytest.approx([0.9, 0.9])
+    assert opt.explain()[0].library == __name__.partition(".")[0]

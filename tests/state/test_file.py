@@ -368,16 +368,6 @@ def test_a_file_that_may_not_be_read_is_a_permission_error(tmp_path: Path) -> No
         opt.load(tmp_path / "f")
 
 
-def test_a_torn_optimizer_is_not_saved_but_can_be_loaded(tmp_path: Path) -> None:
-    opt = stepped()
-    opt.save(tmp_path / "f")
-    opt._contents.torn = True
-    with pytest.raises(RuntimeError, match="interrupted"):
-        opt.save(tmp_path / "f")
-    opt.load(tmp_path / "f")
-    opt.save(tmp_path / "f")
-
-
 # What does not fit -------------------------------------------------------------------------------
 
 
