@@ -33,6 +33,7 @@ from ..check import shape_of
 from ..dtypes import DTYPES
 from ..leaf import Leaf
 from ..rule import Rule
+from ..words import named
 from . import state_dict
 from .atomic_write import replacing
 from .state_dict import Restored
@@ -194,8 +195,8 @@ def _check_tensors(file: Any, rule: Rule, leaves: Sequence[Leaf]) -> None:
             want = DTYPES[leaf.backend.compute].file, shape_of(like)
             if have != want:
                 raise ValueError(
-                    f"{leaf.path!r}: {moment} is {have[0]} of {have[1]} in the file; it must be "
-                    f"{want[0]} of {want[1]}"
+                    f"{named(leaf.path)}: {moment} is {have[0]} of {have[1]} in the file; it must "
+                    f"be {want[0]} of {want[1]}"
                 )
 
 

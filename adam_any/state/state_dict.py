@@ -16,6 +16,7 @@ from ..check import shape_of
 from ..detect import backend, load
 from ..leaf import Leaf
 from ..rule import Rule
+from ..words import named
 
 FORMAT = 1
 
@@ -105,7 +106,7 @@ def _alike(value: Any, mine: Any) -> bool:
 
 
 def _restore(rule: Rule, leaf: Leaf, entry: Any) -> Restored:
-    same_names(repr(leaf.path), entry, ["step", *rule.moments])
+    same_names(named(leaf.path), entry, ["step", *rule.moments])
     steps = _count(leaf.path, entry["step"])
     moments = tuple(
         _moment(leaf, name, entry[name], like)
@@ -129,7 +130,7 @@ def _count(path: str, step: Any) -> int:
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
-        raise ValueError(f"{path!r}: step is {step!r}; it must be a whole number, 0 or more")
+        raise ValueError(f"{named(path)}: step is {step!r}; it must be a whole number, 0 or more")
     return count
 
 
@@ -138,7 +139,7 @@ def _moment(leaf: Leaf, name: str, value: Any, like: Any) -> Any:
     want = leaf.backend.compute, shape_of(like)
     if facts is None or (facts.dtype, shape_of(value)) != want:
         have = type(value).__name__ if facts is None else f"{facts.dtype} of {shape_of(value)}"
-        raise ValueError(f"{leaf.path!r}: {name} is {have}; it must be {want[0]} of {want[1]}")
+        raise ValueError(f"{named(leaf.path)}: {name} is {have}; it must be {want[0]} of {want[1]}")
     mine = backend(like)
     near = mine is not None and (facts.library, facts.device) == (mine.library, mine.device)
     # NumPy's copy would be read-only where the value is; copying through the host is cheap here.
