@@ -14,6 +14,7 @@ from .journal import Assignment, Change, Step, Turn
 from .leaf import Leaf
 from .memory import Written
 from .rule import Rule
+from .words import named
 
 
 class Contents:
@@ -46,7 +47,7 @@ class Contents:
                 try:
                     rules.representable(rule, compute)
                 except ValueError as error:
-                    raise ValueError(f"{leaf.path!r}: {error}") from None
+                    raise ValueError(f"{named(leaf.path)}: {error}") from None
 
     def with_rate(self, rule: Rule) -> Contents:
         """The same leaves, with a rule that differs in its learning rate: plans serve every one."""

@@ -23,6 +23,7 @@ from .leaf import start
 from .rule import Coefficients, Rule
 from .rules import Adam
 from .tree import flatten
+from .words import named
 
 
 class State(NamedTuple):
@@ -137,7 +138,7 @@ def step(
         )
     tree, arrays = flatten(params)
     columns = [
-        tree.align(grads, "gradient"),
+        tree.gradients(grads, stacklevel=3),
         tree.align(state.step, "state"),
         *(tree.align(moments, "state") for moments in state.moments.values()),
     ]
@@ -176,7 +177,7 @@ class _Step:
             rules.representable(self._rule, facts.compute)
             c = self._coefficients(facts.compute, count)
         except ValueError as error:
-            raise ValueError(f"{path!r}: {error}") from None
+            raise ValueError(f"{named(path)}: {error}") from None
         run = partial(replaced, self._static, c, facts.compute)
         new, *after = detect.load(facts.library).each(run, p, g, *moments)
         return new, count + 1, *after
@@ -200,6 +201,6 @@ def _check_moment(path: str, name: str, facts: Backend, shape: tuple[int, ...], 
     have = (name_of(x.dtype), check.shape_of(x)) if hasattr(x, "dtype") else type(x)
     if have != want:
         raise ValueError(
-            f"{path!r}: {name} in the state is {have}, but it must be {want}; "
+            f"{named(path)}: {name} in the state is {have}, but it must be {want}; "
             "pass the state that init or step returned for these parameters"
         )

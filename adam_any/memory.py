@@ -6,11 +6,16 @@ strides alone, so it answers for the memory of any library and device.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
+from math import gcd
 from typing import Any, NamedTuple
+
+from . import overlap
+from .overlap import Span
+from .words import named
 
 
 class Extent(NamedTuple):
@@ -22,13 +27,21 @@ class Extent(NamedTuple):
     itemsize: int
 
     @property
-    def bounds(self) -> tuple[int, int]:
-        """The first byte, and the one after the last; equal for an empty array."""
+    def span(self) -> Span:
+        """From the first byte to the one after the last, and how the elements lie between."""
         if 0 in self.shape:
-            return self.address, self.address
-        reach = [(n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)]
-        low = self.address + sum(r for r in reach if r < 0)
-        return low, self.address + sum(r for r in reach if r > 0) + self.itemsize
+            return Span(self.address, self.address, 0, 0)
+        low, run, period, size = self.address, self.itemsize, 0, self.itemsize
+        for stride, n in sorted(
+            (abs(s), n) for s, n in zip(self.strides, self.shape, strict=True) if n > 1
+        ):
+            if stride == run and not period:
+                run *= n
+            else:
+                period = gcd(period, stride)
+            size += (n - 1) * stride
+        low += sum((n - 1) * s for s, n in zip(self.strides, self.shape, strict=True) if s < 0)
+        return Span(low, low + size, run, period)
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -63,18 +76,15 @@ def share_memory(a: Extent, b: Extent) -> bool:
     """Whether two arrays have a byte in common, exactly: two columns of one matrix have none."""
     import numpy as np
 
-    (a_low, a_high), (b_low, b_high) = a.bounds, b.bounds
-    if a_high <= b_low or b_high <= a_low or a_low == a_high or b_low == b_high:
-        return False
-    return np.shares_memory(np.asarray(a), np.asarray(b))
+    return not a.span.misses(b.span) and np.shares_memory(np.asarray(a), np.asarray(b))
 
 
 def overlaps_itself(extent: Extent) -> bool:
     """Whether two elements of one array share memory, as in a broadcast view."""
+    if 0 in extent.shape or _nested(extent):
+        return False
     import numpy as np
 
-    if 0 in extent.shape:
-        return False
     view = np.asarray(extent)
     for axis, length in enumerate(extent.shape):
         first, rest = [slice(None)] * view.ndim, [slice(None)] * view.ndim
@@ -86,35 +96,51 @@ def overlaps_itself(extent: Extent) -> bool:
     return False
 
 
+def _nested(extent: Extent) -> bool:
+    """Whether each stride steps over all that the shorter ones reach, as in almost every array."""
+    reach = extent.itemsize
+    for stride, n in sorted(
+        (abs(s), n) for s, n in zip(extent.strides, extent.shape, strict=True) if n > 1
+    ):
+        if stride < reach:
+            return False
+        reach += (n - 1) * stride
+    return True
+
+
 class Written:
     """The memory that a step writes, leaf by leaf.
 
     Raises ValueError, at construction, for a written leaf that overlaps itself or another leaf.
     """
 
-    def __init__(self, leaves: Iterable[tuple[str, Extent, bool]]) -> None:
+    def __init__(self, leaves: Sequence[tuple[str, Extent, bool]]) -> None:
         """`leaves` gives each leaf's path, extent, and whether it is written in place."""
-        nearby: list[tuple[str, Extent, bool]] = []
-        for path, extent, written in sorted(leaves, key=lambda leaf: leaf[1].bounds):
+        for path, extent, written in leaves:
             if written and overlaps_itself(extent):
                 raise ValueError(
-                    f"{path!r}: two of its elements share memory (strides {extent.strides} for "
-                    f"shape {extent.shape}), so it cannot be written; pass a copy"
+                    f"{named(path)}: two of its elements share memory (strides {extent.strides} "
+                    f"for shape {extent.shape}), so it cannot be written; pass a copy"
                 )
-            nearby = [other for other in nearby if other[1].bounds[1] > extent.bounds[0]]
-            for other, theirs, also_written in nearby:
-                if (written or also_written) and share_memory(extent, theirs):
-                    raise ValueError(
-                        f"{path!r}: shares memory with {other!r}, and both would be updated; "
-                        "pass a copy of one, or one leaf for both"
-                    )
-            nearby.append((path, extent, written))
-        self._load(leaf[1] for leaf in leaves if leaf[2])
+        paths, extents, written_too = zip(*leaves, strict=True) if leaves else ((), (), ())
+        spans = [extent.span for extent in extents]
+        found = overlap.pair(spans, written_too, lambda j, k: share_memory(extents[j], extents[k]))
+        if found is not None:
+            other, path = (named(paths[k]) for k in found)
+            raise ValueError(
+                f"{path}: shares memory with {other}, and both would be updated; pass a copy of "
+                "one, or one leaf for both"
+            )
+        every = zip(spans, extents, written_too, strict=True)
+        self._load([(span, extent) for span, extent, written in every if written])
 
-    def _load(self, extents: Iterable[Extent]) -> None:
-        self._extents = sorted(extents, key=lambda extent: extent.bounds)
-        self._lows = [extent.bounds[0] for extent in self._extents]
-        self._highs = list(accumulate((extent.bounds[1] for extent in self._extents), max))
+    def _load(self, written: list[tuple[Span, Extent]]) -> None:
+        written.sort(key=lambda leaf: leaf[0])
+        spans = [span for span, _ in written]
+        self._extents = [extent for _, extent in written]
+        self._groups = overlap.groups(spans)
+        self._lows = [span.low for span in spans]
+        self._highs = list(accumulate((span.high for span in spans), max))
 
     @cached_property
     def _bounds(self) -> tuple[Any, Any]:
@@ -147,11 +173,13 @@ class Written:
 
         Its own parameter, element for element, does not: each is read before it is written.
         """
-        low, high = gradient.bounds
-        at = bisect_left(self._lows, high)
-        while at and self._highs[at - 1] > low:
-            at -= 1
-            leaf = self._extents[at]
-            if not (leaf == own == gradient) and share_memory(leaf, gradient):
-                return True
-        return False
+        if gradient == own:  # which no other leaf overlaps
+            return False
+        span = gradient.span
+        last = bisect_left(self._groups, span.high, key=lambda group: group.low)
+        first = bisect_right(self._groups, span.low, hi=last, key=lambda group: group.high)
+        return any(
+            share_memory(self._extents[k], gradient)
+            for group in self._groups[first:last]
+            for k in group.near(span)
+        )

@@ -17,6 +17,7 @@ from typing import Any
 
 from .dtypes import DTYPES
 from .leaf import Leaf
+from .words import at
 
 POLICIES = ("propagate", "raise", "skip")
 
@@ -65,6 +66,6 @@ def _message(leaf: Leaf, peak: float) -> str:
     else:
         wrong = "has an infinity or a NaN"
     return (
-        f"{leaf.path!r}: the gradient {wrong}; pass finite numbers, scaled down if need be, or "
+        f"{at(leaf.path)}the gradient {wrong}; pass finite numbers, scaled down if need be, or "
         "leave such steps out with nonfinite='skip'"
     )

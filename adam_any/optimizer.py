@@ -22,6 +22,7 @@ from .rule import Number, Rule
 from .state import state_dict
 from .state.state_dict import Restored
 from .tree import flatten
+from .words import named
 
 
 class Optimizer:
@@ -156,7 +157,7 @@ class Optimizer:
         leaves = self._contents.leaves
         if self._tree.bare and leaves and type(grads) is type(leaves[0].array):
             return [grads]
-        aligned = self._tree.align(grads, "gradient")
+        aligned = self._tree.gradients(grads, stacklevel=5)
         if len(leaves) < len(aligned):
             present = {leaf.index for leaf in leaves}
             for i, g in enumerate(aligned):
@@ -187,7 +188,7 @@ class Optimizer:
         present = {leaf.index for leaf in self._contents.leaves}
         for i, (path, x) in enumerate(zip(self._tree.paths, arrays, strict=True)):
             if (i in present) != (x is not None):
-                raise ValueError(f"{path!r}: None must stay None, and an array an array")
+                raise ValueError(f"{named(path)}: None must stay None, and an array an array")
         self._contents = self._contents.with_arrays(arrays)
         self._contents.settle()
 
@@ -223,7 +224,7 @@ class Optimizer:
         return self._skipped
 
     def explain(self) -> engines.Explanation:
-        """Return for each leaf the engine that runs it, and why; `str` of it is a table."""
+        """Return for each leaf the engine that runs it, and why; it is shown as a table."""
         return engines.explain(self.rule, self._contents.leaves, self._engine)
 
     @alone

@@ -1,39 +1,89 @@
 """Nested containers: their leaves with paths, and other trees matched with them.
 
-The containers are optree's: dict, OrderedDict, defaultdict, list, tuple, namedtuple.
+- The containers are optree's: dict, OrderedDict, defaultdict, list, tuple, namedtuple; and JAX's
+  registered ones, where JAX is loaded.
+- A tree is matched leniently: a list may stand for a tuple, and any dict for any other.
+- Nothing here recurses, and all that is done for a leaf is done once, so the depth of a tree does
+  not matter, and its size only as it must.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import optree
 
+from . import check, detect
+from .words import a, at, few
+
+#: Where JAX's containers are registered with optree.
+NAMESPACE = "adam_any"
+
+SEQUENCES = (list, tuple)
+DICTS = (dict, OrderedDict, defaultdict)
+
+#: A path while a tree is walked: that of the container, and the name in it.
+Steps = tuple["Steps", str] | None
+
 
 def flatten(params: Any) -> tuple[Tree, list[Any]]:
     """The structure of a tree of parameters, and its leaves, None among them.
 
-    Raises ValueError where two leaves have the same path.
+    Raises ValueError where two leaves have the same path, or containers are nested too deep.
     """
-    accessors, leaves, spec = optree.tree_flatten_with_accessor(params, none_is_leaf=True)
-    paths = [".".join(str(getattr(e, "field", e.entry)) for e in a) for a in accessors]
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise ValueError(f"{twice!r}: two leaves have this path; rename a key of one of them")
-    return Tree(paths, spec), leaves
+    check.no_groups(params)
+    try:
+        accessors, leaves, spec = _flattened(params)
+    except RecursionError:
+        raise ValueError(
+            f"the parameters are nested more than {optree.MAX_RECURSION_DEPTH} deep; pass a "
+            "flatter tree"
+        ) from None
+    paths = [
+        ".".join(str(getattr(e, "field", e.entry)) for e in accessor) for accessor in accessors
+    ]
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise ValueError(f"{path!r}: two leaves have this path; rename a key of one of them")
+        seen.add(path)
+    return Tree(paths, spec, empty=all(x is None for x in leaves)), leaves
+
+
+def _flattened(params: Any) -> Any:
+    """Accessors, leaves and structure; containers of JAX's are made known where they are met."""
+    found = optree.tree_flatten_with_accessor(params, none_is_leaf=True, namespace=NAMESPACE)
+    if "jax" in sys.modules and any(map(_is_new_container, _one_of_each(found[1]))):
+        return _flattened(params)
+    return found
+
+
+def _one_of_each(leaves: Iterable[Any]) -> Iterable[Any]:
+    return {type(x): x for x in leaves}.values()
+
+
+def _is_new_container(x: Any) -> bool:
+    if x is None or check.is_lazy(x) or detect.library(x) is not None:
+        return False
+    from .jax_containers import learn
+
+    return learn(x)
 
 
 class Tree:
     """The containers of the parameters, with which those of gradients and states are matched."""
 
-    def __init__(self, paths: list[str], spec: optree.PyTreeSpec) -> None:
+    def __init__(self, paths: list[str], spec: optree.PyTreeSpec, *, empty: bool) -> None:
         #: A path for each leaf, None among them.
         self.paths = paths
-        self._spec = spec
+        self._spec, self._empty = spec, empty
         self._leaf_types: set[type] = set()
+        self._warned = False
 
     @property
     def bare(self) -> bool:
@@ -49,6 +99,28 @@ class Tree:
         """A tree of this structure, in new containers."""
         return optree.tree_unflatten(self._spec, leaves)
 
+    def gradients(self, tree: Any, *, stacklevel: int) -> list[Any]:
+        """The leaves of a tree of gradients, in this order.
+
+        Raises ValueError for None in its place; warns, once, where all of them are None.
+        """
+        if self._empty:
+            return self.align(tree, "gradient")
+        if tree is None:
+            raise ValueError(
+                "the gradient is None for the whole tree; does the function that computes it "
+                "return it? None for a leaf or a subtree skips that"
+            )
+        aligned = self.align(tree, "gradient")
+        if aligned[0] is None and not self._warned and all(g is None for g in aligned):
+            self._warned = True
+            warnings.warn(
+                "every gradient is None, so the step changes nothing; have they been computed, by "
+                "backward() or a gradient function?",
+                stacklevel=stacklevel,
+            )
+        return aligned
+
     def align(self, tree: Any, what: str) -> list[Any]:
         """The leaves of `tree` in this order; None for a subtree stands for all its leaves.
 
@@ -56,27 +128,80 @@ class Tree:
         """
         leaves = self._flatten_known(tree)
         if leaves is None:
-            leaves, found = optree.tree_flatten(tree, none_is_leaf=True)
-            if found == self._spec:
-                self._leaf_types.update(map(type, leaves))
-            else:
-                leaves = []
-                _descend(self._spec, tree, what, (), leaves)
-        return leaves
+            leaves = self._flatten_like(tree)
+        return self._descend(tree, what) if leaves is None else leaves
 
     def _flatten_known(self, tree: Any) -> list[Any] | None:
         """The leaves of a tree with this structure and leaves of classes seen before; else None.
 
         It is five times as fast as asking optree about each leaf whether it is one.
         """
-        if not self._leaf_types or self._container is None or not self._container.matches(tree):
+        if not self._leaf_types or not self._containers or not _match(self._containers, tree):
             return None
         leaves = self._spec.flatten_up_to(tree)
         return leaves if self._leaf_types.issuperset(map(type, leaves)) else None
 
+    def _flatten_like(self, tree: Any) -> list[Any] | None:
+        """The leaves of a tree with just this structure; else None."""
+        try:
+            leaves, found = optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
+        except RecursionError:  # it is deeper than any that has been accepted
+            return None
+        if found != self._spec:
+            return None
+        self._leaf_types.update(map(type, leaves))
+        return leaves
+
+    def _descend(self, tree: Any, what: str) -> list[Any]:
+        """The leaves of `tree`; ValueError at the first container that differs."""
+        leaves: list[Any] = []
+        todo: list[tuple[optree.PyTreeSpec, Any, Steps]] = [(self._spec, tree, None)]
+        while todo:
+            spec, found, steps = todo.pop()
+            if found is None:
+                leaves.extend([None] * spec.num_leaves)
+            elif spec.type is None:
+                if type(found) not in self._leaf_types and not _is_leaf(found):
+                    raise ValueError(
+                        f"{_at(steps)}the {what} has {a(type(found))} where the parameters have "
+                        "one leaf; pass a single array, or None"
+                    )
+                leaves.append(found)
+            else:
+                given, wanted = _children(spec, found, what, steps), spec.entries()
+                known = set(wanted)
+                if given.keys() != known:
+                    missing = [entry for entry in wanted if entry not in given]
+                    extra = [entry for entry in given if entry not in known]
+                    raise ValueError(
+                        f"{_at(steps)}the {what} differs from the parameters: missing "
+                        f"{few(missing)}, not known {few(extra)}; pass the same entries, with "
+                        "None for those to skip"
+                    )
+                names = getattr(spec.type, "_fields", wanted)
+                below = zip(wanted, names, spec.children(), strict=True)
+                todo += [(x, given[entry], (steps, str(name))) for entry, name, x in below][::-1]
+        return leaves
+
     @cached_property
-    def _container(self) -> Container | None:
-        return _container(self._spec)
+    def _containers(self) -> list[Container]:
+        """The containers, if they are all Python's own, each before those in it; else none."""
+        containers: list[Container] = []
+        todo: list[tuple[optree.PyTreeSpec, int, Any]] = [(self._spec, -1, None)]
+        while todo:
+            spec, parent, entry = todo.pop()
+            kind, entries = cast(type, spec.type), spec.entries()
+            if kind is None:
+                continue
+            if kind not in (*SEQUENCES, *DICTS) and not optree.is_namedtuple_class(kind):
+                return []
+            keys = set(entries) if kind in DICTS else len(entries)
+            below = zip(spec.children(), entries, strict=True)
+            todo += [
+                (child, len(containers), name) for child, name in below if child.type is not None
+            ]
+            containers.append(Container(kind, keys, parent, entry))
+        return containers
 
 
 def _sorts(spec: optree.PyTreeSpec) -> bool:
@@ -85,74 +210,60 @@ def _sorts(spec: optree.PyTreeSpec) -> bool:
 
 
 class Container(NamedTuple):
-    """One of Python's own containers: its class, its keys or length, and the containers in it."""
+    """One of Python's own containers: its class, its keys or length, and where it is.
+
+    `parent` is the index of the container that it is in, `entry` its place there.
+    """
 
     kind: type
     keys: set[Any] | int
-    inner: list[tuple[Any, Container]]
+    parent: int
+    entry: Any
 
-    def matches(self, tree: Any) -> bool:
-        """Whether `tree` has this structure.
 
-        It is asked before optree, whose error would print every array.
-        """
-        if type(tree) is not self.kind:
+def _match(containers: Iterable[Container], tree: Any) -> bool:
+    """Whether `tree` has this structure.
+
+    It is asked before optree, whose error would print every array.
+    """
+    met: list[Any] = []
+    for kind, keys, parent, entry in containers:
+        here = met[parent][entry] if met else tree
+        if type(here) is not kind:
             return False
-        there: Any = tree
-        if (there.keys() if isinstance(there, dict) else len(there)) != self.keys:
+        there: Any = here
+        if (there.keys() if kind in DICTS else len(there)) != keys:
             return False
-        return all(below.matches(there[entry]) for entry, below in self.inner)
+        met.append(there)
+    return True
 
 
-def _container(spec: optree.PyTreeSpec) -> Container | None:
-    """The structure of a tree of nothing but Python's own containers; else None."""
-    kind, entries = spec.type, spec.entries()
-    standard = kind in (dict, OrderedDict, defaultdict, list, tuple)
-    if not (standard or optree.is_namedtuple_class(kind)):
-        return None
-    pairs = zip(entries, spec.children(), strict=True)
-    inner = [(entry, _container(child)) for entry, child in pairs if child.type is not None]
-    if any(below is None for _, below in inner):
-        return None
-    keys = set(entries) if issubclass(cast(type, kind), dict) else len(entries)
-    return Container(cast(type, kind), keys, cast(Any, inner))
+def _is_leaf(x: Any) -> bool:
+    return optree.tree_is_leaf(x, none_is_leaf=True, namespace=NAMESPACE)
 
 
-def _descend(
-    spec: optree.PyTreeSpec, tree: Any, what: str, path: tuple[str, ...], leaves: list[Any]
-) -> None:
-    """Append the leaves of `tree`, or raise ValueError at the first container that differs."""
-    here = repr(".".join(path))
-    if tree is None:
-        leaves.extend([None] * spec.num_leaves)
-    elif spec.type is None:
-        if not optree.tree_is_leaf(tree, none_is_leaf=True):
-            raise ValueError(
-                f"{here}: the {what} has {a(type(tree))} where the parameters have one leaf; "
-                "pass a single array, or None"
-            )
-        leaves.append(tree)
-    elif type(tree) is not spec.type:
+def _children(spec: optree.PyTreeSpec, tree: Any, what: str, steps: Steps) -> Mapping[Any, Any]:
+    """The children of a container by entry, if it may stand for one of this structure."""
+    kind, want = type(tree), cast(type, spec.type)
+    if want in SEQUENCES and kind in SEQUENCES:
+        return dict(enumerate(tree))
+    if want in DICTS and issubclass(kind, dict):
+        return cast(dict[Any, Any], tree)
+    if kind is not want:
         raise ValueError(
-            f"{here}: the {what} has {a(type(tree))} where the parameters have {a(spec.type)}; "
+            f"{_at(steps)}the {what} has {a(kind)} where the parameters have {a(want)}; "
             "pass the same kind of container, or None"
         )
-    else:
-        children, _, entries, _ = optree.tree_flatten_one_level(cast(Any, tree), none_is_leaf=True)
-        given = dict(zip(entries, children, strict=True))
-        wanted = spec.entries()
-        missing = [entry for entry in wanted if entry not in given]
-        extra = [entry for entry in given if entry not in wanted]
-        if missing or extra:
-            raise ValueError(
-                f"{here}: the {what} differs from the parameters: missing {missing}, "
-                f"not known {extra}; pass the same entries, with None for those to skip"
-            )
-        names = getattr(spec.type, "_fields", wanted)
-        for entry, name, child in zip(wanted, names, spec.children(), strict=True):
-            _descend(child, given[entry], what, (*path, str(name)), leaves)
+    children, _, entries, _ = optree.tree_flatten_one_level(
+        tree, none_is_leaf=True, namespace=NAMESPACE
+    )
+    return dict(zip(entries, children, strict=True))
 
 
-def a(kind: type) -> str:
-    """A class with its article, for a message."""
-    return f"{'an' if kind.__name__[0] in 'aeiouAEIOU' else 'a'} {kind.__name__}"
+def _at(steps: Steps) -> str:
+    """The beginning of a message about a place."""
+    names: list[str] = []
+    while steps is not None:
+        steps, name = steps
+        names.append(name)
+    return at(".".join(reversed(names)))

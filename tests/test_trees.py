@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,19 +67,16 @@ def nest(**changed: Any) -> Any:
 
 
 WRONG = {
-    "another kind of mapping": (OrderedDict(nest()), "'': .*an OrderedDict .*a dict"),
-    "another kind inside": (nest(b=OrderedDict(c=one())), "'b': .*an OrderedDict .*a dict"),
-    "a tuple for a list": (nest(a=tuple(nest()["a"])), "'a': .*a tuple .*a list"),
-    "a list for a tuple": (nest(a=[one(), [one(), Lens(one(), None)]]), "'a.1': .*a list"),
+    "another kind of container": (nest(a={0: one()}), "'a': .*a dict .*a list"),
     "a tuple for a named one": (nest(a=[one(), (one(), (one(), None))]), "'a.1.1': .*Lens"),
     "a list for a leaf": (nest(b={"c": [one()]}), "'b.c': .*a list .*one leaf"),
     "a leaf for a list": (nest(a=one()), "'a': .*a ndarray .*a list"),
     "an array for None": (nest(a=[one(), (one(), Lens(one(), one()))]), "'a.1.1.tilt': .* is None"),
-    "a key missing": ({"a": nest()["a"]}, r"'': .*missing \['b'\], not known \[\]"),
-    "a key too many": (nest(d=one()), r"'': .*missing \[\], not known \['d'\]"),
+    "a key missing": ({"a": nest()["a"]}, r"^the .*missing \['b'\], not known \[\]"),
+    "a key too many": (nest(d=one()), r"^the .*missing \[\], not known \['d'\]"),
     "one too few": (nest(a=[one()]), r"'a': .*missing \[1\]"),
     "one too many": (nest(a=[*nest()["a"], one()]), r"'a': .*not known \[2\]"),
-    "a bare array": (one(), "'': .*a ndarray .*a dict"),
+    "a bare array": (one(), "^the .*a ndarray .*a dict"),
 }
 
 
@@ -91,14 +87,14 @@ def test_wrong_structure_is_refused_at_every_step_and_changes_nothing(name: str)
     for _ in range(3):
         with refused(opt, ValueError, match=message):
             opt.step(bad)
-        with refused(opt, ValueError, match=r"'.*': "):
+        with refused(opt, ValueError, match=r"'.*': |^the new value"):
             opt.params = bad
         opt.step(nest())
 
 
-def test_none_skips_a_leaf_a_subtree_or_all() -> None:
+def test_none_skips_a_leaf_or_a_subtree() -> None:
     opt = Adam(nest())
-    for grads in (nest(), nest(a=None), nest(a=[None, (one(), Lens(None, None))]), None, nest()):
+    for grads in (nest(), nest(a=None), nest(a=[None, (one(), Lens(None, None))]), nest()):
         opt.step(grads)
     assert opt.steps == {"a.0": 2, "a.1.0": 3, "a.1.1.focus": 2, "b.c": 4}
 
@@ -122,7 +118,7 @@ def test_params_can_only_be_replaced_by_their_like(lib: Any) -> None:
         ({"w": None, "n": None}, ValueError, "'w': None must stay None"),
         ({"w": good, "n": good}, ValueError, "'n': None must stay None"),
         ({"w": 1.0, "n": None}, TypeError, "'w': .*belongs to python"),
-        (good, ValueError, "'': .*a dict"),
+        (good, ValueError, "^the new value .*a dict"),
     ):
         with refused(opt, error, match=message):
             opt.params = bad

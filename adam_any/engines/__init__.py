@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 from ..detect import Backend
 from ..leaf import Leaf
 from ..rule import Rule
+from ..words import named
 from .kernels.program import Traced
 from .protocol import Engine, Plan
 
@@ -30,15 +31,18 @@ class Choice(NamedTuple):
 
 
 class Explanation(tuple[Choice, ...]):
-    """The choice for every leaf; `str` of it is a table."""
+    """The choice for every leaf; it is shown as a table."""
 
     __slots__ = ()
 
     def __str__(self) -> str:
-        rows = [tuple(name.upper() for name in Choice._fields), *self]
+        rows = [tuple(name.upper() for name in Choice._fields)]
+        rows += ((choice.path or named(""), *choice[1:]) for choice in self)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def choose(traced: Traced, leaf: Leaf, engine: str | None) -> Choice:

@@ -26,6 +26,7 @@ from .. import check
 from ..leaf import Leaf, Update
 from ..memory import Written
 from ..rule import Coefficients
+from ..words import at
 from .eager import replaced
 from .kernels.program import Traced
 from .protocol import Unfinished, only
@@ -36,7 +37,7 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
     try:
         hash(traced.rule)
     except TypeError as error:
-        return f"the rule cannot be compiled: {error}"
+        return f"the rule cannot be compiled: {error}; make that field a tuple, or hashable"
     return None
 
 
@@ -144,7 +145,7 @@ def _gradient(leaf: Leaf, g: Any) -> Any:
     for x, what in ((leaf.array, "parameter"), (g, "gradient")):
         if x.is_deleted():
             raise ValueError(
-                f"{leaf.path!r}: the {what} has been donated to another function, which has "
+                f"{at(leaf.path)}the {what} has been donated to another function, which has "
                 "deleted it; pass an array that still exists"
             )
     return _beside(leaf.array, g)

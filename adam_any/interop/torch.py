@@ -24,7 +24,8 @@ from ..detect import backend, load
 from ..dtypes import is_complex
 from ..leaf import Leaf
 from ..state import state_dict
-from ..state.messages import few, same_names
+from ..state.messages import same_names
+from ..words import few, named
 from .torch_groups import (
     HYPERPARAMETERS,
     OPTIONS,
@@ -194,7 +195,9 @@ def _entry(opt: Adam, leaf: Leaf, entry: Any) -> dict[str, Any]:
         compute = leaf.backend.compute
         return {"step": 0, **{name: leaf.library.zeros(leaf.array, compute) for name in moments}}
     same_names(
-        f"torch's state of {leaf.path!r}", entry, ["step", *(MOMENTS[name] for name in moments)]
+        f"torch's state of {named(leaf.path)}",
+        entry,
+        ["step", *(MOMENTS[name] for name in moments)],
     )
     converted = {name: _moment(leaf, MOMENTS[name], entry[MOMENTS[name]]) for name in moments}
     return {"step": entry["step"], **converted}
@@ -207,17 +210,17 @@ def _moment(leaf: Leaf, name: str, x: Any) -> Any:
     if facts is None or not floating or is_complex(x) != leaf.dtype.complex:
         have = type(x).__name__ if facts is None else facts.dtype
         kind = "complex" if leaf.dtype.complex else "real floating-point"
-        raise ValueError(f"{leaf.path!r}: {name} is {have}; it must be {kind} numbers")
+        raise ValueError(f"{named(leaf.path)}: {name} is {have}; it must be {kind} numbers")
     if shape_of(x) != leaf.shape:
         raise ValueError(
-            f"{leaf.path!r}: {name} has shape {shape_of(x)}, its parameter here {leaf.shape}; the "
-            "order may differ: pass names"
+            f"{named(leaf.path)}: {name} has shape {shape_of(x)}, its parameter here {leaf.shape}; "
+            "the order may differ: pass names"
         )
     library = load(facts.library)
     try:
         library.accept(x, name)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{leaf.path!r}: {error}") from None
+        raise ValueError(f"{named(leaf.path)}: {error}") from None
     xp = library.namespace(x)
     return xp.astype(library.reals(x), getattr(xp, leaf.backend.compute))
 

@@ -50,6 +50,10 @@ class Library:
         `what` says what the array is for: the message starts with "the {what}".
         """
 
+    def lost(self, x: Any) -> str | None:
+        """Why what is written into a parameter would be lost, or None."""
+        return None
+
     def native(self, x: Any) -> bool:
         """Whether the numbers are stored in the processor's own format."""
         return True

@@ -10,7 +10,7 @@ import array_api_compat.numpy
 import numpy as np
 
 from ..memory import Extent, same_order
-from ..tree import a
+from ..words import a
 from . import Library
 
 #: Elements that `largest` looks at, twice, while they are in the core's cache. Measured at 16

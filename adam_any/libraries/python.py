@@ -26,7 +26,8 @@ class Python(NumPy):
         return True
 
     def reals(self, x: Any) -> Any:
-        return self.array(x)
+        number = x.detach() if hasattr(x, "detach") else x  # torch warns of a graph that ends here
+        return self.array(float(number))
 
     def like(self, x: Any, new: Any) -> Any:
         return float(new)

@@ -47,6 +47,15 @@ class Torch(Library):
                 f"{needed}; it has been freed or resized, so restore it first"
             )
 
+    def lost(self, x: Any) -> str | None:
+        """Of a tensor that was computed from others, nobody would see the steps."""
+        if x.is_leaf:
+            return None
+        return (
+            "the parameter is not a leaf of autograd, but was computed from other tensors, which "
+            "would stay as they are; pass those, or .detach().requires_grad_() of it"
+        )
+
     def extent(self, x: Any) -> Extent | None:
         size = x.element_size()
         return Extent(x.data_ptr(), tuple(x.shape), tuple(s * size for s in x.stride()), size)

@@ -6,7 +6,7 @@ import json
 import numbers
 from typing import Any
 
-from .messages import shortened
+from ..words import shown
 
 
 def dumps(values: dict[str, Any]) -> str:
@@ -18,7 +18,7 @@ def dumps(values: dict[str, Any]) -> str:
             survives = False
         if not survives:
             raise ValueError(
-                f"{name} is {shortened(value)}, which a file cannot hold; it must be a number, a "
+                f"{name} is {shown(value)}, which a file cannot hold; it must be a number, a "
                 "string, a bool, None or a tuple of these (state_dict can hold anything)"
             )
     return _json(values)

@@ -32,9 +32,10 @@ from ..check import shape_of
 from ..dtypes import DTYPES
 from ..leaf import Leaf
 from ..rule import Rule
+from ..words import named, shown
 from . import document, state_dict
 from .atomic_write import replacing
-from .messages import same_names, shortened
+from .messages import same_names
 from .safetensors import SIZES, Kind, Reader, header, in_order, write
 from .state_dict import Restored
 
@@ -140,11 +141,11 @@ def _unchanged(leaf: Leaf) -> Any:
     try:
         library.accept(x, "parameter")
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{leaf.path!r}: {error}") from None
+        raise type(error)(f"{named(leaf.path)}: {error}") from None
     have, want = (library.dtype(x), shape_of(x)), (leaf.backend.dtype, leaf.shape)
     if have != want:
         raise TypeError(
-            f"{leaf.path!r}: the parameter has become {have[0]} of {have[1]}, but it was "
+            f"{named(leaf.path)}: the parameter has become {have[0]} of {have[1]}, but it was "
             f"{want[0]} of {want[1]}; change it back, or make a new optimizer, and load this one's "
             "state_dict() with hyperparameters=False"
         )
@@ -172,7 +173,7 @@ def _write(file: IO[bytes], stored: Stored) -> str:
     # Not ascontiguousarray, which makes a 0-d array one of one dimension.
     data = _bytes(np.asarray(stored.leaf.library.to_host(stored.array), order="C"))
     if len(data) != stored.kind.nbytes:
-        raise ValueError(f"{stored.leaf.path!r}: {stored.what} is not {stored.kind}")
+        raise ValueError(f"{named(stored.leaf.path)}: {stored.what} is not {stored.kind}")
     return write(file, data)
 
 
@@ -182,7 +183,7 @@ def _check_paths(leaves: Iterable[Leaf]) -> None:
             leaf.path.encode()
         except UnicodeEncodeError:
             raise ValueError(
-                f"{shortened(leaf.path)}: this path has surrogates, halves of characters, which a "
+                f"{shown(leaf.path)}: this path has surrogates, halves of characters, which a "
                 "file cannot hold; rename the key"
             ) from None
 
@@ -219,7 +220,7 @@ def _check_tensors(file: Reader, wanted: Sequence[Stored], others: Sequence[str]
         if have != x.kind:
             hint = ", or pass params=False" if x.what == PARAM else ""
             raise ValueError(
-                f"{x.leaf.path!r}: {x.what} is {have} in the file; it must be {x.kind}{hint}"
+                f"{named(x.leaf.path)}: {x.what} is {have} in the file; it must be {x.kind}{hint}"
             )
     for name in others:
         if file.kinds[name].dtype not in SIZES:

@@ -16,7 +16,8 @@ from .. import rule as rules
 from ..check import shape_of
 from ..leaf import Leaf
 from ..rule import Rule
-from .messages import equal, same_names, shortened
+from ..words import named, shown
+from .messages import equal, same_names
 
 #: In the first one there were no parameters, and no key for them.
 FORMAT = 2
@@ -120,7 +121,7 @@ def _with(rule: Rule, values: Any) -> Rule:
             value = old if name == "lr" and value is None else _unless_scheduled(value, old)
         if not _alike(value, old):
             wanted = f"a tuple of {many} numbers" if many else "a number"
-            raise ValueError(f"{name} is {shortened(value)} in the state; it must be {wanted}")
+            raise ValueError(f"{name} is {shown(value)} in the state; it must be {wanted}")
         new[name] = value
     replaced: Rule = dataclasses.replace(rule, **new)  # type: ignore[type-var]
     return replaced
@@ -147,7 +148,7 @@ def _alike(value: Any, mine: Any) -> bool:
 
 
 def _restore(rule: Rule, leaf: Leaf, entry: Any) -> Restored:
-    same_names(repr(leaf.path), entry, ["step", *rule.moments])
+    same_names(named(leaf.path), entry, ["step", *rule.moments])
     steps = _count(leaf.path, entry["step"])
     moments = tuple(
         _moment(leaf, name, entry[name], like)
@@ -172,7 +173,7 @@ def _count(path: str, step: Any) -> int:
         whole = False
     if not whole:
         raise ValueError(
-            f"{path!r}: step is {shortened(step)}; it must be a whole number from 0 to 2**53"
+            f"{named(path)}: step is {shown(step)}; it must be a whole number from 0 to 2**53"
         )
     return count
 
@@ -183,15 +184,15 @@ def _moment(leaf: Leaf, name: str, value: Any, like: Any) -> Any:
     library = detect.library(value)
     if library is None or detect.is_tracer(value):
         kind = type(value).__name__
-        raise ValueError(f"{leaf.path!r}: {name} is {kind}; it must be {dtype} of {shape}")
+        raise ValueError(f"{named(leaf.path)}: {name} is {kind}; it must be {dtype} of {shape}")
     try:
         library.accept(value, name)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{leaf.path!r}: {error}") from None
+        raise ValueError(f"{named(leaf.path)}: {error}") from None
     have = library.dtype(value), shape_of(value)
     if have != (dtype, shape):
         raise ValueError(
-            f"{leaf.path!r}: {name} is {have[0]} of {have[1]}; it must be {dtype} of {shape}"
+            f"{named(leaf.path)}: {name} is {have[0]} of {have[1]}; it must be {dtype} of {shape}"
         )
     mine = detect.library(like)
     near = library is mine and library.device(value) == library.device(like)

@@ -21,6 +21,7 @@ from ... import check
 from ...leaf import Leaf, Update
 from ...memory import Written, order
 from ...rule import Coefficients
+from ...words import named
 from ..kernels.program import Traced
 from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
 from ..protocol import Unfinished, only
@@ -35,9 +36,11 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
     """The reason why it cannot take the leaf, or None."""
     facts = leaf.dtype
     if facts.real != facts.compute:
-        return f"{leaf.path!r} is {facts.name}, which this engine does not convert"
+        return (
+            f"{named(leaf.path)} is {facts.name}, which this engine does not convert; pass float32"
+        )
     if not leaf.backend.writable:
-        return f"{leaf.path!r} is read-only"
+        return f"{named(leaf.path)} is read-only; pass a copy that can be written"
     return traced.refusal or why_not_dense(leaf)
 
 

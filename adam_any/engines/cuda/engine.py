@@ -27,6 +27,7 @@ from ...dtypes import DTYPES, name_of
 from ...leaf import Leaf, Update
 from ...memory import Extent, Written
 from ...rule import Coefficients
+from ...words import named
 from ..kernels.program import Program, Traced
 from ..kernels.table import Gradients, addresses, chunks, match_memory_order, why_not_dense
 from ..protocol import Unfinished, only
@@ -45,9 +46,9 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
     if lacking is not None:
         return lacking
     if device.architecture(device.number(leaf)) is None:
-        return f"{leaf.path!r} is on a GPU that this NVRTC does not compile for"
+        return f"{named(leaf.path)} is on a GPU that this NVRTC does not compile for"
     if not leaf.backend.writable:
-        return f"{leaf.path!r} is read-only"
+        return f"{named(leaf.path)} is read-only; pass a copy that can be written"
     if traced.refusal is not None:
         return traced.refusal
     sizes = layout(traced.program, leaf.backend.compute, CAPACITIES[-1])

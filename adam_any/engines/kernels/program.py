@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, NoReturn
 
 from ...rule import Coefficients, Rule, coefficient_names, static
-from ...tree import a
+from ...words import a
 
 UNARY = ("negative", "sqrt", "abs", "sign")
 BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")

@@ -24,6 +24,7 @@ from ...dtypes import DTYPES
 from ...leaf import Leaf
 from ...libraries import Addresses
 from ...memory import Written, order, same_order
+from ...words import named
 from ..protocol import Unfinished
 
 Shape = tuple[int, ...]
@@ -132,16 +133,17 @@ def tasks(lengths: Any, grain: int) -> Any:
 
 def why_not_dense(leaf: Leaf) -> str | None:
     """The reason why a leaf is not one line of aligned reals at an address, or None."""
+    name, size = named(leaf.path), leaf.dtype.size
     reason = leaf.library.no_address(leaf.array)
     if reason is not None:
-        return f"{leaf.path!r} {reason}"
+        return f"{name} {reason}"
     at = leaf.extent
     if at is None:
-        return f"{leaf.path!r} has no address"
+        return f"{name} has no address"
     if order(at) is None:
-        return f"{leaf.path!r} is not dense: strides {at.strides} for shape {at.shape}"
-    if at.address % leaf.dtype.size:
-        return f"{leaf.path!r} is not aligned: its address is not a multiple of {leaf.dtype.size}"
+        return f"{name} is not dense: strides {at.strides} for shape {at.shape}; pass a copy"
+    if at.address % size:
+        return f"{name} is not aligned: its address is not a multiple of {size}; pass a copy"
     return None
 
 
