@@ -42,8 +42,9 @@ def test_an_interrupt_at_a_random_moment_tears_nothing(lib: Lib, tries: int) -> 
     rng = np.random.default_rng(0)
     interrupted = 0
     for _ in range(tries):
-        signal.setitimer(signal.ITIMER_REAL, float(rng.uniform(1e-4, 1e-2)))
+        delay = float(rng.uniform(1e-4, 1e-2))
         try:
+            signal.setitimer(signal.ITIMER_REAL, delay)
             while True:
                 opt.step(g)
         except KeyboardInterrupt:

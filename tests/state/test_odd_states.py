@@ -35,14 +35,14 @@ def refused(opt: Adam, m: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("sparse", "'': the m has layout torch.sparse_coo"),
-        ("csr", "'': the m has layout torch.sparse_csr"),
-        ("mkldnn", "'': the m has layout torch._mkldnn"),
-        ("meta", "'': the m is a meta tensor"),
-        ("zero", "'': the m is a zero tensor"),
-        ("nested", "'': the m is a nested tensor"),
-        ("freed", "'': the storage of the m has 0 bytes"),
-        ("half", r"'': m is float16 of \(2, 2\); it must be float32"),
+        ("sparse", "the parameter: the m has layout torch.sparse_coo"),
+        ("csr", "the parameter: the m has layout torch.sparse_csr"),
+        ("mkldnn", "the parameter: the m has layout torch._mkldnn"),
+        ("meta", "the parameter: the m is a meta tensor"),
+        ("zero", "the parameter: the m is a zero tensor"),
+        ("nested", "the parameter: the m is a nested tensor"),
+        ("freed", "the parameter: the storage of the m has 0 bytes"),
+        ("half", r"the parameter: m is float16 of \(2, 2\); it must be float32"),
     ],
 )
 @pytest.mark.parametrize("home", ["numpy", "torch"])
@@ -71,7 +71,7 @@ def test_moments_that_are_no_plain_tensors_are_refused(
 
 def test_subclasses_of_arrays_are_refused() -> None:
     masked = np.ma.masked_array(np.ones(2), [True, False])
-    refused(Adam(np.ones(2)), masked, "'': the m is a MaskedArray, whose operators differ")
+    refused(Adam(np.ones(2)), masked, "the parameter: the m is a MaskedArray, whose operators differ")
 
 
 def test_moments_with_a_graph_are_detached(torch_: Any) -> None:
@@ -100,7 +100,7 @@ def test_a_jax_tracer_is_no_moment() -> None:
     opt = Adam(np.ones(2, "f4"))
 
     def traced(m: Any) -> Any:
-        refused(opt, m, "'': m is .*Tracer; it must be float32")
+        refused(opt, m, "the parameter: m is .*Tracer; it must be float32")
         return m
 
     jax.jit(traced)(jax.numpy.ones(2))
@@ -131,7 +131,7 @@ def test_a_count_that_is_loaded_can_be_counted_on_and_saved(count: int, tmp_path
             assert opt.state_dict()["state"][""]["step"] == count + 1
             opt.save(tmp_path / "g")
         else:
-            with pytest.raises(ValueError, match=r"'': step is \d+; .* from 0 to 2\*\*53"):
+            with pytest.raises(ValueError, match=r"the parameter: step is \d+; .* from 0 to 2\*\*53"):
                 load()
 
 
