@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from . import check, detect
+from . import check, detect, rule_check
 from . import rule as rules
 from .detect import Backend
 from .dtypes import name_of
@@ -76,6 +76,7 @@ def init(params: Any, rule: Rule | None = None) -> State:
             for path, x in zip(tree.paths, arrays, strict=True)
         ]
 
+    rule_check.check(rule, filter(None, build(lambda facts, x: (facts, x))))
     counts = build(lambda facts, x: detect.load(facts.library).counter(x))
     moments = build(lambda facts, x: start(rules.static(rule), facts.compute, x))
     return State(

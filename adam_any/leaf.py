@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, cast
 
 from . import detect
 from .detect import Backend
-from .dtypes import DType
+from .dtypes import DType, name_of
 from .libraries import Library
 from .memory import Extent
 from .rule import Rule
+from .words import a
 
 
 @dataclass(slots=True)
@@ -63,8 +64,31 @@ def start(rule: Rule, compute: str, p: Any) -> tuple[Any, ...]:
     if own is None:
         return tuple(library.zeros(p, compute) for _ in rule.moments)
     with library.on(p):
-        moments = own(library.namespace(p), library.computable(p, compute))
+        like = library.computable(p, compute)
+        moments = own(library.namespace(p), like)
+        _check_start(rule, like, moments)
         return tuple(library.copy(library.array(moment)) for moment in moments)
+
+
+def _check_start(rule: Rule, like: Any, moments: Any) -> None:
+    """Raise ValueError unless a rule starts with its moments, each like its parameter."""
+    name, names = type(rule).__name__, rule.moments
+    number = len(moments) if isinstance(moments, tuple) else None
+    if number != len(names):
+        have = a(type(moments)) if number is None else f"a tuple of {number}"
+        raise ValueError(
+            f"the rule {name} returns {have} from start; it must return a tuple of {len(names)}: "
+            f"{', '.join(names)}"
+        )
+    want = like.shape, name_of(like.dtype), detect.library(like)
+    for moment, x in zip(names, moments, strict=True):
+        array = hasattr(x, "shape") and hasattr(x, "dtype")
+        if not array or (x.shape, name_of(x.dtype), detect.library(x)) != want:
+            have = f"{name_of(x.dtype)} of {x.shape}" if array else a(type(x))
+            raise ValueError(
+                f"the rule {name} returns {have} as {moment} from start; it must be an array like "
+                f"the one given, {want[1]} of {want[0]}"
+            )
 
 
 class Update(NamedTuple):

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from . import check, engines, nonfinite
+from . import check, engines, nonfinite, rule_check
 from . import rule as rules
 from .contents import Contents, leaf_of
 from .journal import FREE, alone
@@ -85,7 +85,9 @@ class Optimizer:
     ) -> None:
         self._begin(params, rules.validated(rule), engines.valid(engine))
         self._nonfinite, self._skipped = _policy(nonfinite), 0
-        for leaf in self._contents.leaves:
+        leaves = self._contents.leaves
+        rule_check.check(self.rule, ((leaf.backend, leaf.array) for leaf in leaves))
+        for leaf in leaves:
             leaf.moments = self._start(leaf)
 
     def _begin(self, params: Any, rule: Rule, engine: str | None) -> None:

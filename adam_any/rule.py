@@ -20,10 +20,11 @@ from array import array
 from collections.abc import Callable, Iterator
 from numbers import Real
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from .detect import is_tracer
-from .dtypes import DTYPES
+from .dtypes import DTYPES, name_of
+from .words import shown
 
 Schedule = Callable[[int], float]
 Number = float | Schedule
@@ -61,12 +62,13 @@ class Range(NamedTuple):
         """Whether a value is such a number."""
         if not _is_number(value):
             return False
-        if self == ANY:
-            return not math.isnan(value)
         try:
-            return self.least <= float(value) < self.below and math.isfinite(value)
+            value = float(value)
         except OverflowError:  # an int or a fraction that is too large for a float
             return False
+        if self == ANY:
+            return not math.isnan(value)
+        return self.least <= value < self.below and math.isfinite(value)
 
     def describe(self, count: int) -> str:
         """The range in words, for one number or a tuple of several."""
@@ -75,7 +77,7 @@ class Range(NamedTuple):
         if self.below < math.inf:
             return f"{several}{kind} in [{self.least:g}, {self.below:g})"
         if self == ANY:
-            return f"{several}{kind}"
+            return f"{several}{kind} that a float can hold"
         return f"{several}finite {kind}, {self.least:g} or more"
 
 
@@ -91,7 +93,20 @@ def number(default: Any, *, least: float = 0.0, below: float = math.inf) -> Any:
     return dataclasses.field(default=default, metadata={"range": Range(least, below)})
 
 
-class Varying(float):
+NOT_KNOWN = "has no value in update; let coefficients return it"
+
+
+class _NotKnown(type):
+    """The class of a class that takes the place of a number, and does not compute as one."""
+
+    def _refuse(cls, *others: Any) -> NoReturn:
+        raise TypeError(f"a learning rate or a schedule {NOT_KNOWN}")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __neg__ = __pow__ = __rpow__ = _refuse
+
+
+class Varying(float, metaclass=_NotKnown):
     """A number that a schedule gave.
 
     The class itself takes its place where `update` looks, since the number is not known there.
@@ -160,13 +175,19 @@ def _is_number(value: Any) -> bool:
 def validated(rule: Rule) -> Rule:
     """The rule with every number a float; TypeError or ValueError where it cannot be used."""
     if not dataclasses.is_dataclass(rule) or isinstance(rule, type):
-        raise TypeError(f"rule is {rule!r}; it must be an instance of a frozen dataclass")
+        raise TypeError(f"rule is {shown(rule)}; it must be an instance of a frozen dataclass")
+    name = type(rule).__name__
+    if not rule.__dataclass_params__.frozen:
+        raise TypeError(f"the rule {name} is not frozen; declare it with @dataclass(frozen=True)")
+    for needed in ("moments", "coefficients", "update"):
+        if not hasattr(rule, needed):
+            raise TypeError(f"the rule {name} has no {needed}; a rule needs all that rule.Rule has")
     new: dict[str, Any] = {}
     for field, value in _items(rule):
         if _declares_number(field, value):
             new[field.name] = _numbers(field, value)
         elif isinstance(field.default, bool) and not isinstance(value, bool):
-            raise ValueError(f"{field.name} is {value!r}; it must be True or False")
+            raise ValueError(f"{field.name} is {shown(value)}; it must be True or False")
     return replaced(rule, new)
 
 
@@ -180,7 +201,14 @@ def _numbers(field: Field, value: Any) -> Any:
         isinstance(value, tuple | list) == isinstance(like, tuple | list) and len(given) == count
     )
     if not valid or not all(callable(x) or allowed.admits(x) for x in given):
-        raise ValueError(f"{field.name} is {value!r}; it must be {allowed.describe(count)}")
+        convert = ""
+        for i, x in enumerate(given):
+            if getattr(x, "shape", None) == ():
+                name = f"{field.name}[{i}]" if isinstance(value, tuple | list) else field.name
+                convert = f"; pass float({name})"
+        raise ValueError(
+            f"{field.name} is {shown(value)}; it must be {allowed.describe(count)}{convert}"
+        )
     new = tuple(x if callable(x) else float(x) for x in given)
     return new if isinstance(like, tuple | list) else new[0]
 
@@ -226,10 +254,10 @@ def evaluate(schedule: Schedule, count: Any, name: str, allowed: Range) -> Any:
     value: Any = schedule(count)
     if is_tracer(value):
         return value
-    if getattr(value, "shape", None) == ():
-        value = value.item()
+    if getattr(value, "shape", None) == () and name_of(value.dtype) != "bool":
+        value = value.item() if hasattr(value, "item") else float(value)
     if not allowed.admits(value):
-        raise ValueError(f"{name}({count}) is {value!r}; it must be {allowed.describe(1)}")
+        raise ValueError(f"{name}({count}) is {shown(value)}; it must be {allowed.describe(1)}")
     return Varying(value)
 
 
@@ -291,14 +319,24 @@ def rounded(rule: Rule, t: int, compute: str) -> Coefficients:
     Schedules have been evaluated. Raises ValueError for one that is not a finite number there.
     """
     values = rule.coefficients(t)
-    there = array(DTYPES[compute].struct, values.values())
+    try:
+        there = array(DTYPES[compute].struct, values.values())
+    except (TypeError, OverflowError):  # one is not a number, or too large for a float
+        there = array("d", [math.inf])
     if not math.isfinite(sum(there)):
-        for (name, value), finite in zip(values.items(), map(math.isfinite, there), strict=True):
-            if not finite:
+        for name, value in values.items():
+            if not _is_finite(value, compute):
                 raise ValueError(
-                    f"coefficient {name!r} is {value!r} at update {t} of {rule!r}; it must be a "
-                    f"finite {compute}"
+                    f"coefficient {name!r} is {shown(value)} at update {t} of {shown(rule)}; it "
+                    f"must be a finite {compute}"
                 )
     c = Coefficients()
     c.__dict__.update(zip(values, there, strict=True))
     return c
+
+
+def _is_finite(value: Any, compute: str) -> bool:
+    try:
+        return math.isfinite(value) and math.isfinite(DTYPES[compute].round(float(value)))
+    except (TypeError, OverflowError):
+        return False

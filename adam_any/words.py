@@ -33,5 +33,5 @@ def shown(value: Any) -> str:
     try:
         text = repr(value)
     except ValueError:  # an int of more digits than Python will print
-        return f"{a(type(value))} of thousands of digits"
+        return f"{a(type(value))} that is too long to print"
     return text if len(text) <= 200 else f"{text[:150]}... ({len(text):,} characters)"

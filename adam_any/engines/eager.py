@@ -144,9 +144,14 @@ def update(
     xp = library.namespace(p)
     with library.on(p):
         p, g = library.computable(p, compute), library.computable(g, compute)
+        alone = library.scalars and not p.shape
+        if alone:
+            p, g, *moments = (x.reshape(1) for x in (p, g, *moments))
         new, *after = rule.update(xp, c, p, g, *moments)
         # A moment that is the parameter or gradient itself would change with it.
         after = [library.copy(x) if x is p or x is g else x for x in after]
+        if alone:
+            new, *after = (x.reshape(()) for x in (new, *after))
     return new, tuple(library.array(moment) for moment in after)
 
 

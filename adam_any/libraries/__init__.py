@@ -80,6 +80,10 @@ class Library:
         xp = self.namespace(x)
         return xp.stack([xp.real(x), xp.imag(x)], axis=-1) if is_complex(x) else x
 
+    #: Whether operations on arrays of no dimensions give scalars, whose `**` may round otherwise
+    #: than that of arrays; the reference computes them as arrays of one element then.
+    scalars = False
+
     def computable(self, x: Any, compute: str) -> Any:
         """An array as real numbers of the compute dtype; itself if it is that."""
         xp, x = self.namespace(x), self.reals(x)
@@ -106,6 +110,18 @@ class Library:
         xp = self.namespace(x)
         with self.on(x):
             return xp.zeros_like(self.reals(x), dtype=getattr(xp, compute))
+
+    def tried(
+        self, f: Callable[..., Any], x: Any, number: int, shape: tuple[int, ...], compute: str
+    ) -> Any:
+        """The result of a function of so many small arrays beside `x`, all of them ones.
+
+        Its form alone matters, so it need not be computed.
+        """
+        xp = self.namespace(x)
+        with self.on(x):
+            ones = [xp.ones(shape, dtype=getattr(xp, compute), device=x.device)] * number
+            return f(*ones)
 
     # Copies ---------------------------------------------------------------------------------------
 

@@ -31,6 +31,11 @@ class Dask(Library):
         """A shallow copy: chunks are never written; assigning to an array gives it others."""
         return x.copy()
 
+    def tried(
+        self, f: Callable[..., Any], x: Any, number: int, shape: tuple[int, ...], compute: str
+    ) -> Any:
+        return cast(Library, library(x._meta)).tried(f, x._meta, number, shape, compute)
+
     def to_host(self, x: Any) -> Any:
         return np.asarray(x.compute())
 

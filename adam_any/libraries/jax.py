@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,12 @@ class JAX(Library):
         if is_complex(x):
             return jax.lax.complex(new[..., 0], new[..., 1]).astype(x.dtype)
         return new.astype(x.dtype)
+
+    def tried(
+        self, f: Callable[..., Any], x: Any, number: int, shape: tuple[int, ...], compute: str
+    ) -> Any:
+        like: Any = jax.ShapeDtypeStruct
+        return jax.eval_shape(f, *[like(shape, compute)] * number)
 
     def to_host(self, x: Any) -> Any:
         return np.asarray(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import addressof, c_char
 from typing import Any, cast
 
@@ -20,6 +20,8 @@ PIECE = 1 << 16
 
 class NumPy(Library):
     """NumPy."""
+
+    scalars = True
 
     def device(self, x: Any) -> Any:
         return "cpu"
@@ -55,6 +57,13 @@ class NumPy(Library):
         x = self.array(x)
         # With a last axis of one the view is allowed for 0-d and strided arrays too.
         return x[..., None].view(x.real.dtype) if x.dtype.kind == "c" else x
+
+    def tried(
+        self, f: Callable[..., Any], x: Any, number: int, shape: tuple[int, ...], compute: str
+    ) -> Any:
+        ones = np.ones(shape, compute)
+        ones.flags.writeable = False  # to find out whether it is left alone
+        return f(*[ones] * number)
 
     def like(self, x: Any, new: Any) -> Any:
         out = np.empty_like(self.array(x))

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from ...dtypes import DTYPES
 from ..kernels.operations import expressions, python
-from ..kernels.program import Instruction, Program
+from ..kernels.program import Program
+from ..kernels.symbols import Instruction
 from ..kernels.table import Words
 
 _MODULE = '''\
@@ -100,8 +101,8 @@ def numba_source(program: Program, compute: str) -> str:
 
 def _body(program: Program) -> list[str]:
     texts = expressions(python)
-    loads = [f"{name}_i = {name}[i]" for name in ("g", *program.state)]
-    local = {name: f"{name}_i" for name in ("g", *program.state)}
+    loads = [f"i_{name} = {name}[i]" for name in ("g", *program.state)]
+    local = {name: f"i_{name}" for name in ("g", *program.state)}
 
     def line(it: Instruction) -> str:
         operands = [local.get(name, name) for name in it.operands]

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.program import Instruction, Program
+from ..kernels.program import Program
+from ..kernels.symbols import Instruction
 from ..kernels.table import Table
 from ..protocol import Unfinished
 

@@ -80,14 +80,14 @@ def cuda_source(kind: Kind, capacity: int) -> str:
         real=DTYPES[compute].c,
         gradient=DTYPES[kind.gradient].c,
         parameter=DTYPES[kind.parameter].c,
-        references=", ".join(f"{types.get(x, 'real')}& {x}_at" for x in names),
+        references=", ".join(f"{types.get(x, 'real')}& at_{x}" for x in names),
         loads="\n    ".join(
-            ["const real g = value(g_at);", "const real p = value(p_at);"]
-            + [f"const real {x} = {x}_at;" for x in names[1:]]
+            ["const real g = value(at_g);", "const real p = value(at_p);"]
+            + [f"const real {x} = at_{x};" for x in names[1:]]
         ),
         body="\n    ".join(lines),
         stores="\n    ".join(
-            f"put(p_at, {new});" if x == "p" else f"{x}_at = {new};"
+            f"put(at_p, {new});" if x == "p" else f"at_{x} = {new};"
             for x, new in zip(names, program.outputs, strict=True)
         ),
         pointers="\n    ".join(
@@ -97,10 +97,10 @@ def cuda_source(kind: Kind, capacity: int) -> str:
         ),
         alignment=" && ".join(f"aligned({x})" for x in ("g", *names)),
         packs="\n            ".join(
-            f"Pack<{types.get(x, 'real')}> {x}_pack = pack({x} + i);" for x in names
+            f"Pack<{types.get(x, 'real')}> pack_{x} = pack({x} + i);" for x in names
         ),
-        packed=", ".join(f"{x}_pack.at[k]" for x in names),
-        unpacks="\n            ".join(f"pack({x} + i) = {x}_pack;" for x in names),
+        packed=", ".join(f"pack_{x}.at[k]" for x in names),
+        unpacks="\n            ".join(f"pack({x} + i) = pack_{x};" for x in names),
         single=", ".join(f"{x}[i]" for x in names),
     )
 

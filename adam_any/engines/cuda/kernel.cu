@@ -66,7 +66,7 @@ struct Args {
 static_assert(sizeof(Args) == $size, "as the host packs it");
 
 static __device__ void update(
-    const Args& args, const gradient& g_at, $references
+    const Args& args, const gradient& at_g, $references
 ) {
     $loads
     $body
@@ -88,11 +88,11 @@ $name(const __grid_constant__ Args args) {
         whole = n - n % $width;
 #pragma unroll 1
         for (int i = threadIdx.x * $width; i < whole; i += $threads * $width) {
-            const Pack<gradient> g_pack = pack(g + i);
+            const Pack<gradient> pack_g = pack(g + i);
             $packs
 #pragma unroll
             for (int k = 0; k < $width; ++k) {
-                update(args, g_pack.at[k], $packed);
+                update(args, pack_g.at[k], $packed);
             }
             $unpacks
         }

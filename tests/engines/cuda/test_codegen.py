@@ -82,13 +82,13 @@ CHANGES = {
     **{line: (line, line.replace("sqrt", "abs").translate(SWAP)) for line in LINES},
     "contracted": ("c_alpha * t10", "real(double(c_alpha) * t2 / t9)"),
     "fused": ("s_m + t1", "fmaf(c_w1, t0, s_m)"),
-    "flushed": ("= value(g_at);", "= value(g_at) * (fabs(value(g_at)) > 1.2e-38);"),
+    "flushed": ("= value(at_g);", "= value(at_g) * (fabs(value(at_g)) > 1.2e-38);"),
     "no tail": ("for (int i = whole + threadIdx.x;", "for (int i = n;"),
     "no body": ("i < whole;", "i < 0;"),
     "one step of the body": ("i += 256 * 4", "i += n"),
     "one step of the tail": ("i < n; i += 256", "i < n; i += n"),
     "no start": ("<parameter>(state[0], start)", "<parameter>(state[0], 0)"),
-    "moment not stored": ("s_v_at = t6;", ""),
+    "moment not stored": ("at_s_v = t6;", ""),
 }  # fmt: skip
 
 

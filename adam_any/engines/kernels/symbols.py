@@ -1,0 +1,215 @@
+"""What a rule computes with while it is traced: symbols, which write down what is done with them.
+
+- Each operation is recorded under the name of the NumPy ufunc that it is.
+- What no program can express is refused with what to write instead; the rule then runs in the
+  reference engine, which can do more.
+- What no engine can do right is a mistake of the rule's, and ends the trace: writing into an
+  operand, which belongs to somebody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn
+
+from ...rule import NOT_KNOWN, Varying
+from ...words import a, shown
+
+UNARY = ("negative", "sqrt", "abs", "sign")
+BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
+
+#: The functions of `xp`, in the array API's names.
+_FUNCTIONS = frozenset((*UNARY, *BINARY))
+
+#: What to write instead of an operation that a program does not have.
+_INSTEAD = {
+    "**": "write x * x * x",
+    "unary +": "leave it out",
+    "xp.square": "write x * x",
+    "xp.pow": "write x * x",
+    "xp.positive": "leave it out",
+    "xp.clip": "write xp.minimum(xp.maximum(x, low), high)",
+    "xp.where": "choose with xp.maximum, xp.minimum and xp.sign",
+    "bool()": "choose with xp.maximum, xp.minimum and xp.sign",
+}
+_INSTEAD |= dict.fromkeys(("<", "<=", ">", ">=", "==", "!="), _INSTEAD["bool()"])
+_ANYTHING = "use + - * /, abs, and xp.sqrt, sign, maximum and minimum"
+
+
+class UnsupportedError(Exception):
+    """A rule that no program can express; the message names the operation."""
+
+
+class MistakeError(ValueError):
+    """A rule that no engine can run; the message says what it must do."""
+
+
+def unsupported(operation: str) -> UnsupportedError:
+    """The error for an operation, with what to write instead."""
+    return UnsupportedError(f"{operation}; {_INSTEAD.get(operation, _ANYTHING)}")
+
+
+class Instruction(NamedTuple):
+    """`result = operation(*operands)`, all by name."""
+
+    result: str
+    operation: str
+    operands: tuple[str, ...]
+
+
+@dataclass
+class Tape:
+    """What has been recorded: instructions, and the scalars that they use, in order."""
+
+    record: list[Instruction] = field(default_factory=list)
+    coefficients: dict[str, None] = field(default_factory=dict)  # an ordered set
+    constants: dict[str, float] = field(default_factory=dict)
+
+    def apply(self, operation: str, *operands: Any) -> Symbol:
+        """Record one operation; at least one operand is an array."""
+        if not any(type(x) is Symbol for x in operands):
+            raise UnsupportedError(f"{operation} of scalars; compute it in coefficients()")
+        names = tuple(self.operand(x) for x in operands)
+        result = f"t{len(self.record)}"
+        self.record.append(Instruction(result, operation, names))
+        return Symbol(self, result)
+
+    def operand(self, x: Any) -> str:
+        """The name of an array, a coefficient, or a Python number, which becomes a constant."""
+        if isinstance(x, _Name):
+            return x.name
+        if x is Varying:
+            raise MistakeError(f"computes with a number whose value is not known: it {NOT_KNOWN}")
+        if type(x) not in (float, int):
+            raise UnsupportedError(f"an operand that is {a(type(x))}; use a Python float")
+        name = f"k{len(self.constants)}"
+        try:
+            self.constants[name] = float(x)
+        except OverflowError:
+            raise MistakeError(f"uses the constant {shown(x)}, too large for a float") from None
+        return name
+
+    def result(self, name: str, x: Any) -> str:
+        """The name of what is returned as the parameter or a moment."""
+        if type(x) is Symbol:
+            return x.name
+        kind = "a coefficient" if type(x) is _Scalar else a(type(x))
+        if type(x) is _Scalar or not hasattr(x, "shape"):
+            raise MistakeError(f"returns {kind} as {name}; it must be an array")
+        raise UnsupportedError(f"a result that is {kind}; compute it from the operands")
+
+
+def _recorded(operation: str) -> Callable[..., Any]:
+    def method(self: _Name, *others: Any) -> Symbol:
+        return self.tape.apply(operation, self, *others)
+
+    return method
+
+
+def _reflected(operation: str) -> Callable[..., Any]:
+    def method(self: _Name, other: Any) -> Symbol:
+        return self.tape.apply(operation, other, self)
+
+    return method
+
+
+def _refused(operation: str) -> Callable[..., Any]:
+    def method(self: _Name, *others: Any) -> NoReturn:
+        raise unsupported(operation)
+
+    return method
+
+
+class _Name:
+    """A value, while a rule is traced."""
+
+    __array_ufunc__ = None  # NumPy's own scalars and functions leave it alone, too
+
+    def __init__(self, tape: Tape, name: str) -> None:
+        self.tape = tape
+        self.name = name
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)  # Python and NumPy ask for these on their own account
+        raise unsupported(f".{name}")
+
+    def __pow__(self, exponent: Any) -> Symbol:
+        if type(exponent) is int and exponent == 2:  # of whose bits every library is sure
+            return self.tape.apply("multiply", self, self)
+        raise unsupported("**")
+
+    __add__, __radd__ = _recorded("add"), _reflected("add")
+    __sub__, __rsub__ = _recorded("subtract"), _reflected("subtract")
+    __mul__, __rmul__ = _recorded("multiply"), _reflected("multiply")
+    __truediv__, __rtruediv__ = _recorded("divide"), _reflected("divide")
+    __neg__, __abs__ = _recorded("negative"), _recorded("abs")
+    __pos__, __bool__, __float__ = _refused("unary +"), _refused("bool()"), _refused("float()")
+    __rpow__ = _refused("**")
+    __mod__ = __rmod__ = _refused("%")
+    __floordiv__ = __rfloordiv__ = _refused("//")
+    __matmul__ = __rmatmul__ = _refused("@")
+    __lt__, __le__, __gt__, __ge__ = map(_refused, ("<", "<=", ">", ">="))
+    __eq__, __ne__ = _refused("=="), _refused("!=")
+    __getitem__, __iter__, __len__ = _refused("[]"), _refused("iteration"), _refused("len()")
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _written(operation: str) -> Callable[..., Any]:
+    def method(self: Symbol, other: Any) -> Any:
+        if self.name[0] in "pgs":  # an operand: what is computed from them is the rule's own
+            raise MistakeError(
+                f"writes into its operand {self.name.removeprefix('s_')} with {operation}=; write "
+                f"x = x {operation} y, which makes a new array"
+            )
+        return NotImplemented  # Python then takes the plain operation
+
+    return method
+
+
+class Symbol(_Name):
+    """An array."""
+
+    __iadd__, __isub__, __imul__, __itruediv__, __ipow__ = map(_written, ("+", "-", "*", "/", "**"))
+
+
+class _Scalar(_Name):
+    """A coefficient."""
+
+
+class Scalars:
+    """Coefficients by name."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+
+    def __getattr__(self, name: str) -> _Scalar:
+        full = f"c_{plain(name)}"
+        self._tape.coefficients[full] = None
+        return _Scalar(self._tape, full)
+
+
+class Namespace:
+    """The part of the array API that a program can express."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+
+    def __getattr__(self, name: str) -> Callable[..., Symbol]:
+        if name not in _FUNCTIONS:
+            raise unsupported(f"xp.{name}")
+
+        def function(*operands: Any) -> Symbol:
+            if len(operands) != (1 if name in UNARY else 2):
+                raise UnsupportedError(f"xp.{name} of {len(operands)} operands")
+            return self._tape.apply(name, *operands)
+
+        return function
+
+
+def plain(name: str) -> str:
+    """A name that every language takes."""
+    if not (name.isascii() and name.isidentifier()):
+        raise UnsupportedError(f"the name {name!r}; use an ASCII identifier")
+    return name
