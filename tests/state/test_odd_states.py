@@ -71,7 +71,9 @@ def test_moments_that_are_no_plain_tensors_are_refused(
 
 def test_subclasses_of_arrays_are_refused() -> None:
     masked = np.ma.masked_array(np.ones(2), [True, False])
-    refused(Adam(np.ones(2)), masked, "the parameter: the m is a MaskedArray, whose operators differ")
+    refused(
+        Adam(np.ones(2)), masked, "the parameter: the m is a MaskedArray, whose operators differ"
+    )
 
 
 def test_moments_with_a_graph_are_detached(torch_: Any) -> None:
@@ -131,7 +133,9 @@ def test_a_count_that_is_loaded_can_be_counted_on_and_saved(count: int, tmp_path
             assert opt.state_dict()["state"][""]["step"] == count + 1
             opt.save(tmp_path / "g")
         else:
-            with pytest.raises(ValueError, match=r"the parameter: step is \d+; .* from 0 to 2\*\*53"):
+            with pytest.raises(
+                ValueError, match=r"the parameter: step is \d+; .* from 0 to 2\*\*53"
+            ):
                 load()
 
 

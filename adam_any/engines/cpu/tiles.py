@@ -1,15 +1,17 @@
-"""A program walked by NumPy, tile after tile, where Numba is not installed.
+"""A program walked by NumPy, tile after tile: what begins at once, and needs no compiler.
 
 - The same instructions, each one ufunc of its own name with `out=`, over tiles that stay in the
   core's cache: memory is read and written once, as in a compiled kernel.
 - Results go straight to where they belong, or into a few buffers that are used again as soon as
   their content has been used for the last time.
+- Where there are few tiles, the calls on each are listed, and listed anew when the gradient has
+  another address: to list them takes as long as to call NumPy on 1,000 elements.
 - One thread: NumPy's calls on a tile are so short that two would fight over the interpreter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,13 @@ from ..protocol import Unfinished
 #: Elements of a tile. Measured at 16 million float32, against textbook NumPy: 4096 is 1.9 times as
 #: fast, 8192 2.7, 16384 3.7, 32768 3.6; in float64 a tile is twice as large in the cache.
 TILE = 16384
+
+#: Tiles whose calls are kept, at 4 kB each; a step of more takes so long that it does not matter.
+FEW = 64
+
+
+#: A function of NumPy, its operands, and where its result goes.
+Call = tuple[Callable[..., Any], Sequence[Any], Any]
 
 
 class Kernel:
@@ -74,52 +83,75 @@ class Kernel:
 
     def bind(self, table: Table) -> Launch:
         """A launch of the program over a table."""
-        buffers = [np.empty(TILE, self._dtype) for _ in range(self._fixed, self._count)]
-        return Launch(self, table, self._dtype, buffers)
+        longest = max(table.chunks[:, 2].tolist(), default=0)
+        spare_and_temporaries = range(self._fixed - 1, self._count)
+        buffers = [np.empty(longest, self._dtype) for _ in spare_and_temporaries]
+        return Launch(self, table, np.empty(self._scalars, self._dtype), buffers)
 
-    def tile(self, slots: list[Any]) -> None:
-        """Run the program on one tile of every slot."""
-        for function, operands, out in self._calls:
-            function(*[slots[x] for x in operands], out=slots[out])
-        for source, target in self._copies:
-            slots[target][...] = slots[source]
+    def calls(self, slots: Sequence[Any]) -> list[Call]:
+        """The calls that run the program on one tile of every slot."""
+        copies = ((np.positive, [source], target) for source, target in self._copies)
+        return [
+            (function, [slots[x] for x in operands], slots[out])
+            for function, operands, out in (*self._calls, *copies)
+        ]
+
+    def tile(self, calls: Sequence[Call]) -> None:
+        """Run the program on one tile."""
+        for function, operands, out in calls:
+            function(*operands, out=out)
 
 
 class Launch:
     """A program bound to a table."""
 
-    def __init__(self, kernel: Kernel, table: Table, dtype: Any, buffers: list[Any]) -> None:
-        self._kernel, self._table, self._dtype, self._buffers = kernel, table, dtype, buffers
+    def __init__(self, kernel: Kernel, table: Table, scalars: Any, buffers: list[Any]) -> None:
+        self._kernel, self._scalars = kernel, scalars
+        self._rest = [scalars[i, ...] for i in range(len(scalars))], buffers
+        self._gradients, self._lengths = table.gradients, table.lengths
+        self._places = table.addresses[1].tolist()
         self._state = [
-            [_reals(address, n, dtype) for address in column]
+            [_reals(address, n, scalars.dtype) for address in column]
             for column, n in zip(table.addresses[1:].T.tolist(), table.lengths, strict=True)
         ]
-        self._chunks = table.chunks.tolist()
-        self._spare = np.empty(TILE, dtype)
+        self._chunks: list[list[tuple[int, int]]] = [[] for _ in table.lengths]
+        for leaf, start, n in table.chunks.tolist():
+            self._chunks[leaf].append((start, n))
+        self._few = len(table.chunks) <= FEW
+        self._listed: list[tuple[int, list[list[Call]]]] = [(0, [])] * len(table.lengths)
         self._begun = self._done = 0
 
     def __call__(self, number: int, values: Sequence[float]) -> None:
         """Run the program over the table, with these scalars."""
-        table, buffers = self._table, self._buffers
-        scalars = list(np.asarray(values, self._dtype))
-        gradients = {
-            leaf: _reals(address, table.lengths[leaf], self._dtype)
-            for leaf, address in enumerate(table.gradients.tolist())
-            if address
-        }
+        found = [self._calls(k, at) for k, at in enumerate(self._gradients.tolist()) if at]
         with np.errstate(all="ignore"):
+            self._scalars[:] = values
+            run = self._kernel.tile
             self._begun = number
-            for leaf, start, n in self._chunks:
-                if leaf not in gradients:
-                    continue
-                part = slice(start, start + n)
-                g = gradients[leaf][part]
-                if table.addresses[0, leaf] == table.addresses[1, leaf]:
-                    self._spare[:n] = g  # g is p, which may be written before g is read
-                    g = self._spare[:n]
-                mine = [x[part] for x in self._state[leaf]]
-                self._kernel.tile([g, *mine, *scalars, *(x[:n] for x in buffers)])
+            for tiles in found:
+                for calls in tiles:
+                    run(calls)
             self._done = number
+
+    def _calls(self, leaf: int, address: int) -> Iterable[list[Call]]:
+        """The calls for each tile of a leaf whose gradient has this address."""
+        if not self._few:
+            return self._list(leaf, address)
+        if self._listed[leaf][0] != address:
+            self._listed[leaf] = address, [*self._list(leaf, address)]
+        return self._listed[leaf][1]
+
+    def _list(self, leaf: int, address: int) -> Iterator[list[Call]]:
+        g, state = _reals(address, self._lengths[leaf], self._scalars.dtype), self._state[leaf]
+        scalars, buffers = self._rest
+        for start, n in self._chunks[leaf]:
+            part = slice(start, start + n)
+            mine, spare, *rest = g[part], *(x[:n] for x in buffers)
+            calls: list[Call] = []
+            if address == self._places[leaf]:  # g is p, which may be written before g is read
+                calls, mine = [(np.positive, [mine], spare)], spare
+            slots = [mine, *(x[part] for x in state), *scalars, *rest]
+            yield [*calls, *self._kernel.calls(slots)]
 
     def unfinished(self, number: int) -> Unfinished | None:
         """The progress of the launch of this number; None if it is done."""

@@ -30,6 +30,8 @@ def folder() -> Path | None:
     temporary = Path(tempfile.gettempdir())
     user = os.getuid() if hasattr(os, "getuid") else "user"
     for place, name in ((base, "adam_any"), (temporary, f"adam_any-{user}")):
+        if not place.is_absolute():  # a user without a home
+            continue
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             real = place.resolve(strict=True)

@@ -59,6 +59,15 @@ def test_a_relative_place_is_ignored(
     assert places.found() == places.wanted
 
 
+def test_a_user_without_a_home_has_the_second(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(places.home)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert places.found() == places.second
+    assert [path.name for path in places.home.iterdir()] == [".cache"]
+
+
 def _link(places: Places, path: Path) -> None:
     """A link to a folder that is this user's own, which whoever made the link can turn round."""
     (places.home / "own").mkdir(mode=0o700)
