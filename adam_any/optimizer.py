@@ -32,9 +32,11 @@ class Optimizer:
     ----------
     params : array, float, or nested dict, list, tuple or namedtuple of them
         Leaves may belong to several libraries and devices; None stays None. The dtypes are
-        float16, bfloat16 (torch, JAX), float32, float64, complex64 and complex128.
+        float16, bfloat16 (torch, JAX), float32, float64, complex64 and complex128. JAX's
+        registered containers, such as dataclasses and modules, are trees, too.
     rule : frozen dataclass
-        The mathematics, such as `rules.Adam()`; `rule.Rule` describes what it needs.
+        The mathematics, such as `rules.Adam()`; `rule.Rule` describes what it needs, and all of
+        that is checked.
     nonfinite : {"propagate", "raise", "skip"}
         How to treat a gradient that has an infinity, a NaN, or a number whose square overflows the
         compute dtype: propagate it into the parameter, as others do; raise ValueError, naming the
@@ -49,8 +51,9 @@ class Optimizer:
     TypeError
         For a leaf that is not an array, or of a dtype not listed.
     ValueError
-        For two leaves of one path, leaves that share memory, or a hyperparameter that is out of
-        range, or that the compute dtype cannot hold.
+        For two leaves of one path, leaves that share memory, torch's parameter groups, a tensor
+        that is not a leaf of autograd, a rule that breaks what it promises, or a hyperparameter
+        that is out of range, or that the compute dtype cannot hold.
 
     Notes
     -----
@@ -111,9 +114,11 @@ class Optimizer:
         Parameters
         ----------
         grads : tree
-            The same structure as the parameters, containers of the same kind; the same shapes,
-            libraries and devices. None for a leaf or a subtree skips it: its step count stays, too.
-            A real gradient of another floating precision is converted to the compute dtype.
+            The same structure as the parameters: a list may stand for a tuple, and any dict for
+            another. The same shapes, libraries and devices; any one real number for a Python
+            float, a Python number for a NumPy scalar. None for a leaf or a subtree skips it: its
+            step count stays, too. A real gradient of another floating precision is converted to
+            the compute dtype.
 
         Returns
         -------
@@ -124,12 +129,17 @@ class Optimizer:
         Raises
         ------
         ValueError
-            For another structure or shape, or with ``nonfinite="raise"``.
+            For another structure or shape, None for the whole tree, or with ``nonfinite="raise"``.
         TypeError
             For another library, device or dtype.
         RuntimeError
             After a step that was interrupted in its middle, while a CUDA stream is captured, or
             while the optimizer is in another call.
+
+        Warns
+        -----
+        UserWarning
+            The first time that every gradient is None.
         """
         contents = self._whole()
         aligned = self._align(grads)
