@@ -39,6 +39,7 @@ def data(seed: int, size: int = 1000) -> Any:
     return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
 
 
+@pytest.mark.promise("A program that is compiled in the middle of a run keeps its bits.")
 @needs_numba
 def test_it_is_compiled_in_the_middle_of_a_run_and_no_bit_shows_it(prices: Any) -> None:
     p, q = data(0), data(0)
@@ -153,6 +154,7 @@ def run(**variables: str) -> str:
     return done.stdout
 
 
+@pytest.mark.promise("The first step of a small problem imports no compiler.")
 def test_the_first_step_of_a_few_elements_imports_no_compiler() -> None:
     said = run()
     if NUMBA:

@@ -63,6 +63,7 @@ def run(code: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.promise("An interrupt at any moment leaves no thread spinning.")
 def test_an_interrupt_between_any_two_lines_leaves_no_helper_spinning_and_no_leader() -> None:
     lines, interrupted, spinning, alone = map(
         int,
@@ -115,6 +116,7 @@ assert idle() < 0.5
 """
 
 
+@pytest.mark.promise("A step ends where threads take turns in one, as gevent has it.")
 def test_where_threads_take_turns_in_one_a_step_ends() -> None:
     """As gevent has it: a thread runs in the one that starts it, until it would wait."""
     run(
@@ -183,6 +185,7 @@ def mode(request: pytest.FixtureRequest) -> Iterator[Callable[[], object]]:
         _libm().fesetround(0)
 
 
+@pytest.mark.promise("Every thread rounds and flushes as the one that steps.")
 def test_a_helper_computes_in_the_mode_of_its_leader(
     monkeypatch: pytest.MonkeyPatch, mode: Callable[[], object]
 ) -> None:

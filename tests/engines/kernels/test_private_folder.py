@@ -96,6 +96,7 @@ UNSAFE: dict[str, Callable[[Places], object]] = {
 }
 
 
+@pytest.mark.promise("Machine code is run from no folder that others can write or replace.")
 @pytest.mark.parametrize("why", UNSAFE)
 def test_another_is_taken_where(places: Places, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(private_folder, "_alone", lambda group: False)
