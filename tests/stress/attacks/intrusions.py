@@ -82,6 +82,7 @@ def raced(subject: Subject) -> str:
                 if str(error) != BUSY:
                     wrong.append(error)
                     return
+            time.sleep(1e-3)  # or it would never be anybody else's turn
 
     other = threading.Thread(target=look)
     other.start()
@@ -95,6 +96,7 @@ def raced(subject: Subject) -> str:
                 except RuntimeError as error:
                     if str(error) != BUSY:
                         raise
+                    time.sleep(1e-4)
             subject.take(params)
             subject.follow(values)
     finally:
