@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from . import check, engines, nonfinite, rule_check
+from . import check, engines, nonfinite
 from . import rule as rules
 from .contents import Contents, leaf_of
 from .journal import FREE, alone
@@ -89,6 +89,8 @@ class Optimizer:
         self._begin(params, rules.validated(rule), engines.valid(engine))
         self._nonfinite, self._skipped = _policy(nonfinite), 0
         leaves = self._contents.leaves
+        from . import rule_check  # which computes with NumPy, so it imports it
+
         rule_check.check(self.rule, ((leaf.backend, leaf.array) for leaf in leaves))
         for leaf in leaves:
             leaf.moments = self._start(leaf)

@@ -24,8 +24,8 @@ def a(kind: type) -> str:
 
 def few(names: Collection[Any]) -> str:
     """A list of names, of which a long one is cut short."""
-    shown = ", ".join(map(repr, islice(names, 5)))
-    return f"[{shown}, and {len(names) - 5:,} more]" if len(names) > 5 else f"[{shown}]"
+    first = ", ".join(map(shown, islice(names, 5)))
+    return f"[{first}, and {len(names) - 5:,} more]" if len(names) > 5 else f"[{first}]"
 
 
 def shown(value: Any) -> str:

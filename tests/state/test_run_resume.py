@@ -23,7 +23,7 @@ from tests.helpers.optimizers import schedule
 from tests.helpers.systems import needs_fork
 from tests.state.test_faults import apart
 
-PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+PAGES = [ROOT / "docs" / "resume.md"]
 BLOCKS = re.findall(
     r"```python\n(.*?)```", "\n".join(page.read_text(encoding="utf-8") for page in PAGES), re.DOTALL
 )
