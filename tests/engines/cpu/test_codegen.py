@@ -26,7 +26,7 @@ def stepped(kernel: Any, made: Program) -> list[Any]:
     state[2] = abs(state[2])
     table = Table([[x.ctypes.data for x in state]], [99], 40)
     table.gradients[0] = g.ctypes.data
-    kernel.bind(table)([0.3] * len(made.scalars))
+    kernel.bind(table)(1, [0.3] * len(made.scalars))
     return state
 
 
