@@ -42,7 +42,11 @@ def check(rule: Rule, leaves: Iterable[tuple[Backend, Any]]) -> None:
     _check_names(name, rule.moments)
     coefficients = _coefficients(name, rule)
     traced = Traced(rule)
-    if traced.refusal is None:  # which raises for a mistake
+    try:
+        suffices = traced.refusal is None
+    except MistakeError as error:
+        raise ValueError(str(error)) from None  # the class that users know
+    if suffices:
         _check_coefficients(name, traced.program, coefficients)
         _check_order(name, rule, traced.program)
         return
@@ -179,9 +183,10 @@ class _Trial:
         except MistakeError as error:
             raise ValueError(f"the rule {self._name} {error}") from None
         except Exception as error:
+            first, *_ = str(error).splitlines() or [""]  # JAX goes on for a page
             raise ValueError(
                 f"the rule {self._name} raises {type(error).__name__} from update, on small arrays "
-                f"of {self._facts.library} of shape {self._shape}: {error}"
+                f"of {self._facts.library} of shape {self._shape}: {first}"
             ) from error
         want = self._facts.compute, self._shape
         for name, result in zip(self._names, new, strict=True):

@@ -49,8 +49,9 @@ class Starting(Broken):
 def refused(rule: Any, message: str, p: Any = None, error: Any = ValueError) -> None:
     """Both faces refuse the rule, in the same words."""
     for make in (lambda p: Optimizer(p, rule), lambda p: functional.init(p, rule)):
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=message) as raised:
             make({"w": np.ones((2, 3), "f4") if p is None else p})
+        assert raised.type is error and "\n" not in str(raised.value)
 
 
 def late(function: Callable[..., Any]) -> Callable[..., Any]:
