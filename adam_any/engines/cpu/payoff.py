@@ -28,8 +28,8 @@ TILE = 1 << 13
 #: How many steps a plan is expected to make yet.
 AHEAD = 1000
 
-#: What each program, in a compute dtype, has cost so far in this process.
-_spent: dict[tuple[Program, str], float] = {}
+#: What each program, in a compute dtype, has cost so far in this process: a list of one number.
+_spent: dict[tuple[Program, str], list[float]] = {}
 
 
 class Payoff:
@@ -39,6 +39,7 @@ class Payoff:
         self._key = program, compute
         self._step = sum(n + -(-n // tiles.TILE) * TILE for n in lengths)
         self._price: float = price(program, compute)
+        self._spent = _spent.setdefault(self._key, [0.0])
 
     def kernel(self) -> tiles.Kernel | compiler.Kernel:
         """The kernel for the first step of the plan, and those that follow."""
@@ -48,7 +49,7 @@ class Payoff:
                 try:
                     return compiler.Kernel(*self._key)
                 except Exception as error:  # whatever it is, the steps can go on
-                    _spent[self._key] = -inf
+                    self._spent[0] = -inf
                     warnings.warn(
                         f"Numba cannot compile a rule, which stays in tiles: {error!r}",
                         RuntimeWarning,
@@ -58,8 +59,10 @@ class Payoff:
 
     def due(self) -> bool:
         """Count a step, and say whether a plan made now would have another kernel."""
-        spent = _spent[self._key] = _spent.get(self._key, 0.0) + self._step
-        return spent + AHEAD * self._step >= self._price
+        if self._price == inf:
+            return False
+        self._spent[0] += self._step
+        return self._spent[0] + AHEAD * self._step >= self._price
 
 
 def price(program: Program, compute: str) -> int:
