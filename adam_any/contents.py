@@ -96,16 +96,17 @@ class Contents:
         new.torn = self.torn
         return new
 
-    def turns(self, plan: Plan, gathered: Any, grads: Sequence[Any]) -> list[Turn]:
+    def turns(self, plan: Plan, gathered: Sequence[Any], grads: Sequence[Any]) -> list[Turn]:
         """One call of the plan for each step count among its leaves; almost always there is one."""
         counts = {leaf.steps for leaf in plan.leaves if grads[leaf.index] is not None}
         turns = []
         for count in sorted(counts):
             c = rules.rounded(self._at(count), count + 1, plan.leaves[0].backend.compute)
-            which = None
+            mine = gathered
             if len(counts) > 1:
-                which = [k for k, leaf in enumerate(plan.leaves) if leaf.steps == count]
-            turns.append(Turn(plan, c, gathered, which))
+                pairs = zip(plan.leaves, gathered, strict=True)
+                mine = [g if leaf.steps == count else None for leaf, g in pairs]
+            turns.append(Turn(plan, c, mine))
         return turns
 
     def step(self, turns: Sequence[Turn], grads: Sequence[Any]) -> None:

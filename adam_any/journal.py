@@ -18,12 +18,11 @@ from .rule import Coefficients
 
 
 class Turn(NamedTuple):
-    """One call of a plan: what it gathered, and which of its leaves are updated (None: all)."""
+    """One call of a plan: coefficients, and what it gathered of the leaves that they are for."""
 
     plan: Plan
     c: Coefficients
-    gathered: Any
-    which: Sequence[int] | None
+    grads: Sequence[Any]
 
 
 class Change(Protocol):
@@ -44,8 +43,8 @@ class Step:
 
     def run(self) -> None:
         """Call the plans; what fails before the first that writes has changed nothing."""
-        for i, (plan, c, gathered, which) in enumerate(self._turns):
-            self._results[i] = plan.step(self._number + i, c, gathered, which)
+        for i, (plan, c, grads) in enumerate(self._turns):
+            self._results[i] = plan.step(self._number + i, c, grads)
 
     def settle(self) -> bool:
         """Assign the results and count the step, if every plan has done its part."""

@@ -22,7 +22,7 @@ from ..libraries import Library
 from ..memory import Written
 from ..rule import Coefficients, Rule
 from .kernels.program import Traced
-from .protocol import Unfinished, only
+from .protocol import Unfinished
 
 #: Bytes of new parameters and moments that are kept together until all have been computed.
 ROOM = 1 << 27
@@ -69,19 +69,13 @@ class Plan:
             gathered.append(g)
         return gathered
 
-    def step(
-        self,
-        number: int,
-        c: Coefficients,
-        gathered: Sequence[Any],
-        which: Sequence[int] | None = None,
-    ) -> list[Update]:
+    def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Run the rule on each leaf.
 
         Leaves that can be written are, when all have been computed; where that would take much
         memory, each before the next is computed.
         """
-        pairs = zip(self.leaves, only(which, gathered), strict=True)
+        pairs = zip(self.leaves, grads, strict=True)
         present = [(leaf, g) for leaf, g in pairs if g is not None]
         if self.in_place:
             return self._write(number, c, present)

@@ -46,17 +46,15 @@ class Plan(Protocol):
     #: Whether a step overwrites or consumes what it starts from, so that it cannot be undone.
     in_place: bool
 
-    def gather(self, grads: Sequence[Any], written: Written) -> Any:
-        """The part of the gradients of all leaves that `step` needs."""
+    def gather(self, grads: Sequence[Any], written: Written) -> Sequence[Any]:
+        """For each leaf of the plan, None or what `step` needs of its gradient.
+
+        That is the engine's own: nobody else may look into it.
+        """
         ...
 
-    def step(
-        self, number: int, c: Coefficients, gathered: Any, which: Sequence[int] | None = None
-    ) -> list[Update]:
-        """Update every leaf that has a gradient; with `which` only these of the plan's leaves.
-
-        No two calls have the same number.
-        """
+    def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
+        """Update every leaf of which something was gathered. No two calls have the same number."""
         ...
 
     def finish(self, number: int) -> list[Update] | Unfinished:
@@ -65,14 +63,6 @@ class Plan(Protocol):
         Otherwise its progress.
         """
         ...
-
-
-def only(which: Sequence[int] | None, gathered: Sequence[Any]) -> Sequence[Any]:
-    """The gradients of the chosen leaves of a plan, with None for the others."""
-    if which is None:
-        return gathered
-    chosen = set(which)
-    return [g if k in chosen else None for k, g in enumerate(gathered)]
 
 
 class Engine(Protocol):

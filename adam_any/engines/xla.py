@@ -29,7 +29,7 @@ from ..rule import Coefficients
 from ..words import at
 from .eager import replaced
 from .kernels.program import Traced
-from .protocol import Unfinished, only
+from .protocol import Unfinished
 
 
 def refusal(traced: Traced, leaf: Leaf) -> str | None:
@@ -77,15 +77,9 @@ class Plan:
             self._call.compile(np.zeros(len(self._names), self._compute), *arguments)
         return gathered
 
-    def step(
-        self,
-        number: int,
-        c: Coefficients,
-        gathered: Sequence[Any],
-        which: Sequence[int] | None = None,
-    ) -> list[Update]:
+    def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Run the compiled rule on every leaf that has a gradient."""
-        leaves, arguments = self._arguments(only(which, gathered))
+        leaves, arguments = self._arguments(grads)
         scalars = np.array([getattr(c, name) for name in self._names], self._compute)
         with jax.transfer_guard_host_to_device("allow"):  # they are ours, and no surprise
             new = self._call.jitted(scalars, *arguments)

@@ -24,7 +24,7 @@ from ...rule import Coefficients
 from ...words import named
 from ..kernels.program import Traced
 from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
-from ..protocol import Unfinished, only
+from ..protocol import Unfinished
 from . import compiler
 from .payoff import Payoff
 
@@ -103,15 +103,9 @@ class Plan:
             return g
         return extent.address
 
-    def step(
-        self,
-        number: int,
-        c: Coefficients,
-        gathered: Sequence[Any],
-        which: Sequence[int] | None = None,
-    ) -> list[Update]:
+    def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Update every leaf that has a gradient, in place."""
-        grads, values = only(which, gathered), self._values(c)
+        values = self._values(c)
         self._arrays.written(grads)  # before, since nothing may be left to do after the launch
         try:
             self._pack(self._row, 0, *grads)

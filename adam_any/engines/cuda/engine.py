@@ -30,7 +30,7 @@ from ...rule import Coefficients
 from ...words import named
 from ..kernels.program import Program, Traced
 from ..kernels.table import Gradients, addresses, chunks, match_memory_order, why_not_dense
-from ..protocol import Unfinished, only
+from ..protocol import Unfinished
 from . import device
 from .codegen import ARGUMENT, CAPACITIES, THREADS, Kind, cuda_source, layout
 
@@ -125,15 +125,9 @@ class Plan:
         leaf.library.write(new, leaf.library.reals(g))
         return new
 
-    def step(
-        self,
-        number: int,
-        c: Coefficients,
-        gathered: Sequence[Any],
-        which: Sequence[int] | None = None,
-    ) -> list[Update]:
+    def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Update every leaf that has a gradient, in place."""
-        grads, values = only(which, gathered), self._values(c)
+        values = self._values(c)
         calls = [
             (launch, self._kernels[real][i], addresses)
             for i, launch in enumerate(self._launches)
