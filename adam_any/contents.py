@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from operator import is_
 from typing import Any
 
 from . import check, engines
@@ -65,13 +66,18 @@ class Contents:
             x = arrays[leaf.index]
             own = _with_array(leaf, leaf.array)
             new = _with_array(own, x)
-            if own.backend.writable and x is not leaf.array:
-                extent = leaf.library.extent(x)
-                if extent is not None and self.written.spoils(extent, None):
-                    x = leaf.library.copy(x)
-                values.append((own, x))
-                new = own
+            if own.backend.writable:
+                new = leaf if own.backend == leaf.backend else own
+                if x is not leaf.array:
+                    extent = leaf.library.extent(x)
+                    if extent is not None and self.written.spoils(extent, None):
+                        x = leaf.library.copy(x)
+                    values.append((new, x))
             leaves.append(new)
+        if all(map(is_, leaves, self.leaves)):  # so the plans hold, too
+            contents = copy.copy(self)
+            contents._change = Assignment(values)
+            return contents
         contents = Contents(self.rule, leaves, values)
         contents.torn, contents._number = self.torn, self._number
         return contents
