@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adam_any import Adam
+from adam_any import Adam, detect
 from adam_any.journal import BUSY
 from tests.helpers import emulated, oracle
 from tests.helpers.bits import snapshot
@@ -160,6 +160,27 @@ def test_a_change_interrupted_at_any_line_is_whole_or_none(change: Any, tree: An
             break
         line += 1
     assert hits == {True, False} and line > 10
+
+
+def test_an_assignment_interrupted_while_it_copies_is_completed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Most of its time is in the copies; a handler runs when one of them returns."""
+    x, y = np.zeros(3), np.zeros(2)
+    opt = Adam([x, y])
+    numpy = detect.load("numpy")
+    write, written = numpy.write, []
+
+    def interrupted(array: Any, new: Any) -> None:
+        write(array, new)
+        written.append(1)
+        if len(written) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(numpy, "write", interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        opt.params = [np.ones(3), np.ones(2)]
+    assert x.tolist() == [1.0] * 3 and y.tolist() == [1.0] * 2  # nobody has asked the optimizer
 
 
 # One call at a time -------------------------------------------------------------------------------
