@@ -10,6 +10,7 @@ from typing import Any
 
 from . import check, engines
 from . import rule as rules
+from .engines.kernels.program import Traced
 from .engines.protocol import Plan
 from .journal import Assignment, Change, Step, Turn
 from .leaf import Leaf
@@ -24,7 +25,17 @@ class Contents:
     Raises ValueError for leaves that share memory, or a number that a compute dtype cannot hold.
     """
 
-    __slots__ = ("_at", "_change", "_number", "_plans", "leaves", "rule", "torn", "written")
+    __slots__ = (
+        "_at",
+        "_change",
+        "_number",
+        "_plans",
+        "leaves",
+        "rule",
+        "torn",
+        "traced",
+        "written",
+    )
 
     def __init__(
         self, rule: Rule, leaves: list[Leaf], values: Sequence[tuple[Leaf, Any]] = ()
@@ -32,6 +43,8 @@ class Contents:
         """Leaves with their state; `settle` writes `values` into those that can be written."""
         self.leaves = leaves
         self.written = _written(leaves)
+        #: The rule as plans are made of it, whatever its learning rate.
+        self.traced = Traced(rule)
         #: Whether a step was interrupted in its middle: parameters and moments do not fit together.
         self.torn = False
         self._change: Change | None = Assignment(values) if values else None
@@ -93,7 +106,7 @@ class Contents:
         self._plans = None
         self.leaves = [_with_array(leaf, leaf.array) for leaf in self.leaves]
         self.written = _written(self.leaves)
-        self._plans = engines.plans(self.rule, self.leaves, engine)
+        self._plans = engines.plans(self.traced, self.leaves, engine)
         return self._plans
 
     def copy(self) -> Contents:

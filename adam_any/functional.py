@@ -19,6 +19,7 @@ from . import rule as rules
 from .detect import Backend
 from .dtypes import name_of
 from .engines.eager import replaced
+from .engines.kernels.program import Traced
 from .leaf import start
 from .rule import Coefficients, Rule
 from .rules import Adam
@@ -76,9 +77,10 @@ def init(params: Any, rule: Rule | None = None) -> State:
             for path, x in zip(tree.paths, arrays, strict=True)
         ]
 
-    rule_check.check(rule, filter(None, build(lambda facts, x: (facts, x))))
+    traced = Traced(rule)
+    rule_check.check(traced, filter(None, build(lambda facts, x: (facts, x))))
     counts = build(lambda facts, x: detect.load(facts.library).counter(x))
-    moments = build(lambda facts, x: start(rules.static(rule), facts.compute, x))
+    moments = build(lambda facts, x: start(traced.rule, facts.compute, x))
     return State(
         tree.build(counts),
         {
@@ -152,7 +154,7 @@ def step(
 
 
 class _Step:
-    """One step of a rule, with a learning rate of its own unless that is None."""
+    """One step of a valid rule, with a learning rate of its own unless that is None."""
 
     def __init__(self, rule: Rule, lr: Any) -> None:
         if detect.is_tracer(lr) and lr.shape != ():
@@ -160,7 +162,8 @@ class _Step:
         if lr is not None:
             array = hasattr(lr, "shape")  # its value is needed later, if it has one
             rule = rules.replaced(rule, {"lr": (lambda count: lr) if array else lr})
-        self._rule = rules.validated(rule)
+            rule = rules.validated(rule)
+        self._rule = rule
         self._static, self._at = rules.static(rule), rules.at(rule)
 
     def __call__(self, path: str, p: Any, g: Any, count: Any, *moments: Any) -> Sequence[Any]:

@@ -91,7 +91,7 @@ class Optimizer:
         leaves = self._contents.leaves
         from . import rule_check  # which computes with NumPy, so it imports it
 
-        rule_check.check(self.rule, ((leaf.backend, leaf.array) for leaf in leaves))
+        rule_check.check(self._contents.traced, ((leaf.backend, leaf.array) for leaf in leaves))
         for leaf in leaves:
             leaf.moments = self._start(leaf)
 
@@ -107,7 +107,7 @@ class Optimizer:
         self._contents = Contents(rule, leaves)
 
     def _start(self, leaf: Leaf) -> tuple[Any, ...]:
-        return start(rules.static(self._contents.rule), leaf.backend.compute, leaf.array)
+        return start(self._contents.traced.rule, leaf.backend.compute, leaf.array)
 
     @alone
     def step(self, grads: Any) -> Any:
@@ -239,7 +239,7 @@ class Optimizer:
 
     def explain(self) -> engines.Explanation:
         """Return for each leaf the engine that runs it, and why; it is shown as a table."""
-        return engines.explain(self.rule, self._contents.leaves, self._engine)
+        return engines.explain(self._contents.traced, self._contents.leaves, self._engine)
 
     @alone
     def state_dict(self) -> dict[str, Any]:

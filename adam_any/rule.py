@@ -269,10 +269,12 @@ def static(rule: Rule) -> Rule:
     return mapped(rule, lambda name, x: Varying if name == "lr" or callable(x) else x)
 
 
-def coefficient_names(rule: Rule) -> tuple[str, ...]:
-    """The names of the coefficients, which are the same at every step."""
-    some = mapped(rule, lambda name, x: Varying(0.5) if callable(x) else x)
-    return tuple(some.coefficients(1))
+def some_coefficients(rule: Rule) -> dict[str, float]:
+    """The coefficients of the first update, with some number where there is a schedule.
+
+    Their names are the same at every step.
+    """
+    return mapped(rule, lambda name, x: Varying(0.5) if callable(x) else x).coefficients(1)
 
 
 def _has_schedule(value: Any) -> bool:

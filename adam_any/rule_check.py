@@ -36,12 +36,11 @@ REDUCTIONS = (
 )
 
 
-def check(rule: Rule, leaves: Iterable[tuple[Backend, Any]]) -> None:
+def check(traced: Traced, leaves: Iterable[tuple[Backend, Any]]) -> None:
     """Raise ValueError for a rule, already validated, that cannot step these arrays."""
-    name = type(rule).__name__
+    rule, name = traced.given, type(traced.given).__name__
     _check_names(name, rule.moments)
     coefficients = _coefficients(name, rule)
-    traced = Traced(rule)
     try:
         suffices = traced.refusal is None
     except MistakeError as error:
@@ -75,9 +74,8 @@ def _check_names(name: str, moments: Any) -> None:
 
 def _coefficients(name: str, rule: Rule) -> Mapping[str, float]:
     """The coefficients of the first update, with some number where there is a schedule."""
-    some = rules.mapped(rule, lambda _, x: rules.Varying(0.5) if callable(x) else x)
     try:
-        found: Any = some.coefficients(1)
+        found: Any = rules.some_coefficients(rule)
     except Exception as error:
         raise ValueError(
             f"the rule {name} raises {type(error).__name__} from coefficients(1): {error}"

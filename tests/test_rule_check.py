@@ -13,6 +13,7 @@ import pytest
 
 from adam_any import Adam, Optimizer, detect, functional, rule_check, rules
 from adam_any.engines import eager
+from adam_any.engines.kernels.program import Traced
 from tests.helpers.bits import differ
 from tests.helpers.libraries import Lib
 from tests.helpers.rules import Custom, Sgd, lion
@@ -425,7 +426,7 @@ def test_jax_neither_computes_nor_compiles() -> None:
     params = [jax.numpy.ones(n + 1) for n in range(9)]
     leaves = [(detect.backend(p), p) for p in params]
     with jax.transfer_guard("disallow"):
-        rule_check.check(Broken(update), leaves)
+        rule_check.check(Traced(Broken(update)), leaves)
     assert sum(seen) == 2 and len(seen) == 3  # for shapes of one element and of more; and symbols
     wrong = Broken(late(lambda xp, c, p, g, m, v: (p, m, xp.sum(v))))
     with pytest.raises(ValueError, match=r"^the rule Broken returns float32 of shape"):

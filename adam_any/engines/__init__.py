@@ -11,7 +11,6 @@ from typing import NamedTuple, cast
 
 from ..detect import Backend
 from ..leaf import Leaf
-from ..rule import Rule
 from ..words import named
 from .kernels.program import Traced
 from .protocol import Engine, Plan
@@ -65,18 +64,16 @@ def _chosen(traced: Traced, leaf: Leaf, engine: str | None) -> tuple[str, str | 
     return (fast, None) if refusal is None else (REFERENCE, refusal)
 
 
-def explain(rule: Rule, leaves: Iterable[Leaf], engine: str | None) -> Explanation:
+def explain(traced: Traced, leaves: Iterable[Leaf], engine: str | None) -> Explanation:
     """The choices for all leaves."""
-    traced = Traced(rule)
     return Explanation(choose(traced, leaf, engine) for leaf in leaves)
 
 
-def plans(rule: Rule, leaves: Sequence[Leaf], engine: str | None) -> list[Plan]:
+def plans(traced: Traced, leaves: Sequence[Leaf], engine: str | None) -> list[Plan]:
     """Plans that together hold every leaf, those that write in place last.
 
     There is one for each engine and backend.
     """
-    traced = Traced(rule)
     groups: dict[tuple[str, Backend], list[Leaf]] = {}
     for leaf in leaves:
         key = _chosen(traced, leaf, engine)[0], leaf.backend

@@ -33,6 +33,16 @@ class Unfinished(Enum):
     HALF = "a part has been written"
 
 
+def unfinished(number: int, begun: int, done: int) -> Unfinished | None:
+    """The progress of a launch, from the numbers of those that begun and were done last.
+
+    None if it is done.
+    """
+    if done == number:
+        return None
+    return Unfinished.HALF if begun == number else Unfinished.UNTOUCHED
+
+
 class Plan(Protocol):
     """The leaves of one backend, ready to be stepped."""
 

@@ -88,6 +88,7 @@ class Plan:
         self._own = first.dtype.real
         self._prepare(self._own)
         self._stream: Any = None
+        #: The number of the last step, and of its calls: the launch, and the number it writes.
         self._calls: tuple[int, list[tuple[Launch, int]]] = 0, []
 
     def current(self) -> bool:
@@ -129,16 +130,16 @@ class Plan:
         """Update every leaf that has a gradient, in place."""
         values = self._values(c)
         calls = [
-            (launch, self._kernels[real][i], addresses)
+            (launch, _signed(number, k), self._kernels[real][i], addresses)
             for i, launch in enumerate(self._launches)
-            for real, addresses in self._by_dtype(grads[launch.leaves])
+            for k, (real, addresses) in enumerate(self._by_dtype(grads[launch.leaves]))
             if launch.blocks  # else all its leaves are empty
         ]
-        self._calls = number, [(launch, k) for k, (launch, _, _) in enumerate(calls, 1)]
+        self._calls = number, [(launch, signed) for launch, signed, _, _ in calls]
         self._arrays.written(grads)  # before, since nothing may be left to do after the launch
         with self._device.here:
-            for k, (launch, kernel, addresses) in enumerate(calls, 1):
-                launch(kernel, self._stream, _signed(number, k), values, addresses)
+            for launch, signed, kernel, addresses in calls:
+                launch(kernel, self._stream, signed, values, addresses)
         return []
 
     def finish(self, number: int) -> list[Update] | Unfinished:
@@ -146,7 +147,7 @@ class Plan:
         last, calls = self._calls
         if last != number:
             return Unfinished.UNTOUCHED
-        seen = [self._device.read(launch.word) >= _signed(number, k) for launch, k in calls]
+        seen = [self._device.read(launch.word) >= signed for launch, signed in calls]
         if all(seen):
             return []
         return Unfinished.HALF if any(seen) else Unfinished.UNTOUCHED
@@ -231,8 +232,11 @@ class Launch:
 
 
 def _signed(number: int, k: int) -> int:
-    """The number that the `k`th call of a step writes; they grow."""
-    return number * 64 + k
+    """The number that the `k`th call of a launch in a step writes; they grow.
+
+    There is one call for each real dtype of gradients, of which there are four.
+    """
+    return number * 4 + k
 
 
 def longest(elements: int) -> int:

@@ -17,7 +17,7 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
-from ...rule import Coefficients, Rule, coefficient_names, static
+from ...rule import Coefficients, Rule, some_coefficients, static
 from ...words import a
 from .symbols import (
     Instruction,
@@ -61,13 +61,12 @@ class Traced:
     """A rule as `update` may know it, and its program: traced once, when first asked for."""
 
     def __init__(self, rule: Rule) -> None:
-        self._given = rule
-        self.rule = static(rule)
+        self.given, self.rule = rule, static(rule)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of its coefficients."""
-        return coefficient_names(self._given)
+        return tuple(some_coefficients(self.given))
 
     @property
     def program(self) -> Program:

@@ -25,7 +25,7 @@ from ...leaf import Leaf
 from ...libraries import Addresses
 from ...memory import Written, order, same_order
 from ...words import named
-from ..protocol import Unfinished
+from ..protocol import Unfinished, unfinished
 
 Shape = tuple[int, ...]
 
@@ -74,10 +74,7 @@ class Words:
 
     def unfinished(self, number: int) -> Unfinished | None:
         """The progress of the launch of this number; None if it is done."""
-        _, begun, done = self.array[:3].tolist()
-        if done == number:
-            return None
-        return Unfinished.HALF if begun == number else Unfinished.UNTOUCHED
+        return unfinished(number, *self.array[1:3].tolist())
 
 
 class Gradients:
