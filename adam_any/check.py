@@ -120,12 +120,12 @@ def _array(path: str, x: Any, what: str, traced: bool) -> Backend:
 
 
 def is_lazy(x: Any) -> bool:
-    """Whether `x` is a generator or its like, which is no tree: it can be read but once."""
+    """Return whether `x` is a generator or its like, which is no tree: it can be read but once."""
     return isinstance(x, Iterator | MappingView)
 
 
 def _instead(x: Any, what: str) -> str:
-    """What to pass in place of something that is not an array."""
+    """Advice on what to pass in place of something that is not an array."""
     if is_lazy(x):
         return "pass list(...) of it, or for named parameters dict(...)"
     if hasattr(x, "named_parameters"):
@@ -135,7 +135,7 @@ def _instead(x: Any, what: str) -> str:
 
 
 def _is_number_for(path: str, want: Backend, shape: tuple[int, ...], g: Any) -> bool:
-    """Whether `g` is one real number, for a parameter that is a Python float or NumPy scalar."""
+    """Return whether `g` is one real number, for a Python float or a NumPy scalar."""
     if want.library == "python":
         suits = isinstance(g, Real) or _is_0d(g)
     else:
@@ -150,7 +150,7 @@ def _is_number_for(path: str, want: Backend, shape: tuple[int, ...], g: Any) -> 
 
 
 def _is_0d(x: Any) -> bool:
-    """Whether `x` is an array of no dimensions with a real number, whose value is known."""
+    """Return whether `x` is an array of no dimensions with a real number, whose value is known."""
     if detect.library(x) is None or detect.is_tracer(x) or shape_of(x) != ():
         return False
     return name_of(x.dtype).startswith(("float", "bfloat", "int", "uint"))

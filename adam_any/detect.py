@@ -89,7 +89,7 @@ def _name(cls: Hashable) -> str | None:
 
 
 def is_tracer(x: Any) -> bool:
-    """Whether `x` stands for a JAX array inside a transformation, and has no values yet."""
+    """Return whether `x` stands for a JAX array inside a transformation, and has no values yet."""
     return _is_tracer(cast(Hashable, type(x)))
 
 

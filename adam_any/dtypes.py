@@ -27,7 +27,7 @@ class DType(NamedTuple):
 
     @property
     def complex(self) -> bool:
-        """Whether an element is a pair of real numbers."""
+        """Return whether an element is a pair of real numbers."""
         return self.real != self.name
 
     def round(self, value: float) -> float:
@@ -54,5 +54,5 @@ def name_of(dtype: Any) -> str:
 
 
 def is_complex(x: Any) -> bool:
-    """Whether an array of any library is complex."""
+    """Return whether an array of any library is complex."""
     return name_of(x.dtype).startswith("complex")

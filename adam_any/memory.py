@@ -68,19 +68,22 @@ def order(at: Extent) -> tuple[int, ...] | None:
 
 
 def same_order(shape: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether two arrays of one shape, with these strides, have the same order in memory."""
+    """Return whether two arrays of one shape, with these strides, have the same order in memory."""
     return a == b or all(n < 2 or x == y for n, x, y in zip(shape, a, b, strict=True))
 
 
 def share_memory(a: Extent, b: Extent) -> bool:
-    """Whether two arrays have a byte in common, exactly: two columns of one matrix have none."""
+    """Return whether two arrays have a byte in common, exactly.
+
+    Two columns of one matrix have none.
+    """
     import numpy as np
 
     return not a.span.misses(b.span) and np.shares_memory(np.asarray(a), np.asarray(b))
 
 
 def overlaps_itself(extent: Extent) -> bool:
-    """Whether two elements of one array share memory, as in a broadcast view."""
+    """Return whether two elements of one array share memory, as in a broadcast view."""
     if 0 in extent.shape or _nested(extent):
         return False
     import numpy as np
@@ -97,7 +100,10 @@ def overlaps_itself(extent: Extent) -> bool:
 
 
 def _nested(extent: Extent) -> bool:
-    """Whether each stride steps over all that the shorter ones reach, as in almost every array."""
+    """Return whether each stride steps over all that the shorter ones reach.
+
+    It does in almost every array.
+    """
     reach = extent.itemsize
     for stride, n in sorted(
         (abs(s), n) for s, n in zip(extent.strides, extent.shape, strict=True) if n > 1
@@ -169,7 +175,7 @@ class Written:
         return [int(k) for k in np.flatnonzero(highs[before] > first)]
 
     def spoils(self, gradient: Extent, own: Extent | None) -> bool:
-        """Whether writing the leaves may change this gradient before it has been read.
+        """Return whether writing the leaves may change this gradient before it has been read.
 
         Its own parameter, element for element, does not: each is read before it is written.
         """

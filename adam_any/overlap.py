@@ -28,7 +28,7 @@ class Span(NamedTuple):
     period: int
 
     def misses(self, other: Span) -> bool:
-        """Whether two spans surely have no byte in common."""
+        """Return whether two spans surely have no byte in common."""
         if self.high <= other.low or other.high <= self.low:
             return True
         period = gcd(self.period, other.period)

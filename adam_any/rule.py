@@ -59,7 +59,7 @@ class Range(NamedTuple):
     below: float = math.inf
 
     def admits(self, value: Any) -> bool:
-        """Whether a value is such a number."""
+        """Return whether a value is such a number."""
         if not _is_number(value):
             return False
         try:

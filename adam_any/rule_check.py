@@ -214,7 +214,7 @@ class _Trial:
             )
 
     def _reductions(self) -> str | None:
-        """What makes one element depend on others, in words; None if nothing does."""
+        """The operations that make one element depend on others, in words, or None."""
         operation = self._refusal.removeprefix("the rule uses ").partition(";")[0]
         uses = operation.rpartition(".")[2] in REDUCTIONS or operation == "@"
         xp = _Watched(array_api_compat.numpy)

@@ -87,12 +87,15 @@ class Tree:
 
     @property
     def bare(self) -> bool:
-        """Whether the whole tree is one leaf."""
+        """Return whether the whole tree is one leaf."""
         return self._spec.type is None
 
     @property
     def ordered(self) -> bool:
-        """Whether the leaves are in the order of their containers: no dict of several is sorted."""
+        """Return whether the leaves are in the order of their containers.
+
+        A dict of several is sorted.
+        """
         return not _sorts(self._spec)
 
     def build(self, leaves: Iterable[Any]) -> Any:
@@ -222,7 +225,7 @@ class Container(NamedTuple):
 
 
 def _match(containers: Iterable[Container], tree: Any) -> bool:
-    """Whether `tree` has this structure.
+    """Return whether `tree` has this structure.
 
     It is asked before optree, whose error would print every array.
     """

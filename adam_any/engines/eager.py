@@ -48,7 +48,7 @@ class Plan:
         self._state: _State | None = None
 
     def current(self) -> bool:
-        """Whether every parameter still has the facts and the shape that it had."""
+        """Return whether every parameter still has the facts and the shape that it had."""
         return all(
             detect.backend(leaf.array) == leaf.backend and check.shape_of(leaf.array) == leaf.shape
             for leaf in self.leaves

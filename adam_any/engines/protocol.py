@@ -50,7 +50,7 @@ class Plan(Protocol):
     leaves: Sequence[Leaf]
 
     def current(self) -> bool:
-        """Whether the parameters are still where they were when it was made, and mean the same."""
+        """Return whether the parameters are where they were when it was made, and mean the same."""
         ...
 
     #: Whether a step overwrites or consumes what it starts from, so that it cannot be undone.

@@ -37,7 +37,7 @@ class Library:
         return name_of(x.dtype)
 
     def writable(self, x: Any) -> bool:
-        """Whether an array is updated in place, instead of being replaced."""
+        """Return whether an array is updated in place, instead of being replaced."""
         return False
 
     def engine(self, device: Any) -> str | None:
@@ -51,11 +51,11 @@ class Library:
         """
 
     def lost(self, x: Any) -> str | None:
-        """Why what is written into a parameter would be lost, or None."""
+        """The reason why a write into a parameter would be lost, or None."""
         return None
 
     def native(self, x: Any) -> bool:
-        """Whether the numbers are stored in the processor's own format."""
+        """Return whether the numbers are stored in the processor's own format."""
         return True
 
     def unable(self, dtype: str) -> str | None:
@@ -174,7 +174,7 @@ class Library:
         return nullcontext()
 
     def capturing(self, x: Any) -> bool:
-        """Whether work on the array would only be recorded now, in a CUDA graph."""
+        """Return whether work on the array would only be recorded now, in a CUDA graph."""
         return False
 
     # Arrays that a kernel reads and writes by address ---------------------------------------------
@@ -188,7 +188,7 @@ class Library:
         raise NotImplementedError
 
     def readable(self, p: Any, g: Any) -> bool:
-        """Whether a kernel can read a gradient, already checked, in its parameter's order."""
+        """Return whether a kernel can read a checked gradient in its parameter's order."""
         return False
 
     def transposed(self, g: Any, axes: tuple[int, ...]) -> Any:
@@ -208,7 +208,7 @@ class Addresses(Protocol):
         ...
 
     def moved(self) -> bool:
-        """Whether a parameter has other memory, or another meaning, than when this was made."""
+        """Return whether a parameter has other memory or another meaning since this was made."""
         ...
 
     def written(self, grads: Sequence[Any]) -> None:

@@ -84,7 +84,7 @@ class CuPy(Library):
         return x.device
 
     def capturing(self, x: Any) -> bool:
-        """Whether its device's current stream, or one that waits for it, is being captured."""
+        """Return whether its device's current stream, or one waiting for it, is being captured."""
         with x.device:
             try:
                 return bool(cupy.cuda.get_current_stream().is_capturing())
@@ -134,7 +134,7 @@ class Addresses:
         return found
 
     def moved(self) -> bool:
-        """Whether a parameter has other memory, or another meaning: after `p.shape = s`."""
+        """Return whether a parameter has other memory, or another meaning: after `p.shape = s`."""
         return self._now() != self._facts
 
     def _now(self) -> list[Any]:

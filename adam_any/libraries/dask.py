@@ -24,7 +24,7 @@ class Dask(Library):
         return "cpu"
 
     def native(self, x: Any) -> bool:
-        """Whether the bytes are in native order; ml_dtypes' bfloat16 is of another kind."""
+        """Return whether the bytes are in native order; ml_dtypes' bfloat16 is of another kind."""
         return bool(x.dtype.isnative and x.dtype.kind in "fc")
 
     def copy(self, x: Any) -> Any:

@@ -39,7 +39,7 @@ class JAX(Library):
         return "xla"
 
     def unable(self, dtype: str) -> str | None:
-        """Whether JAX would turn its float64 into float32, silently."""
+        """Return whether JAX would turn its float64 into float32, silently."""
         config: Any = jax.config
         if DTYPES[dtype].compute == "float64" and not config.jax_enable_x64:
             return (

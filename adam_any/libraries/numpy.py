@@ -41,7 +41,7 @@ class NumPy(Library):
             )
 
     def native(self, x: Any) -> bool:
-        """Whether the bytes are in native order; ml_dtypes' bfloat16 is of another kind."""
+        """Return whether the bytes are in native order; ml_dtypes' bfloat16 is of another kind."""
         return bool(x.dtype.isnative and x.dtype.kind in "fc")
 
     def namespace(self, x: Any) -> Any:
@@ -143,7 +143,7 @@ class Addresses:
         return self._plain_addresses(grads) if self._plain else [None] * len(grads)
 
     def moved(self) -> bool:
-        """Whether a parameter has other memory, or another meaning.
+        """Return whether a parameter has other memory, or another meaning.
 
         It has after `p.resize(n)`, `p.strides = s`, `p.flags.writeable = False`.
         """

@@ -18,7 +18,10 @@ class Torch(Library):
     """PyTorch."""
 
     def writable(self, x: Any) -> bool:
-        """Whether torch lets it be written: outside inference mode not a tensor made inside it."""
+        """Return whether torch lets it be written.
+
+        Outside inference mode it does not, if the tensor was made inside.
+        """
         return not x.is_inference() or torch.is_inference_mode_enabled()
 
     def engine(self, device: Any) -> str | None:
@@ -157,7 +160,7 @@ class Addresses:
         return found
 
     def moved(self) -> bool:
-        """Whether a parameter has other memory, or another meaning.
+        """Return whether a parameter has other memory, or another meaning.
 
         It has after `p.data = x`, `p.t_()`, `p.resize_(n)`, `model.half()`.
         """

@@ -29,7 +29,7 @@ def ema_weight(beta: Any) -> Any:
 
 
 def _is_slow(beta: Any) -> bool:
-    """Whether the average moves by small steps: the form has to be the same at every count."""
+    """Return whether the average moves by small steps: its form is the same at every count."""
     return beta is Varying or type(beta) is not float or beta >= 0.5
 
 

@@ -31,7 +31,7 @@ PIECE = 1 << 20
 
 
 class Kind(NamedTuple):
-    """What a tensor is."""
+    """The dtype and shape of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -126,7 +126,7 @@ class Reader:
 
 
 class _Tensor(NamedTuple):
-    """What a tensor is, and where in the data it begins and ends."""
+    """The kind of a tensor, and where in the data it begins and ends."""
 
     kind: Kind
     begin: int
@@ -152,7 +152,7 @@ def _tensor(entry: Any) -> _Tensor:
 
 
 def _whole(tensors: Iterable[_Tensor], size: int) -> bool:
-    """Whether the tensors follow one another and fill the data."""
+    """Return whether the tensors follow one another and fill the data."""
     last = 0
     for begin, end in sorted((tensor.begin, tensor.end) for tensor in tensors):
         if begin != last or end < begin:

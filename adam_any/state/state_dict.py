@@ -133,7 +133,7 @@ def _unless_scheduled(value: Any, mine: Any) -> Any:
 
 
 def _alike(value: Any, mine: Any) -> bool:
-    """Whether a float can hold each number, or it is a schedule of mine, and there are as many."""
+    """Return whether values are as many as mine, and each a number of a float, or my schedule."""
     if callable(mine):
         return value is mine
     if isinstance(value, tuple) and isinstance(mine, tuple):

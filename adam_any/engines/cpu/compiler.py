@@ -36,7 +36,7 @@ SIGNATURE = "void(int64, int64, int64, int64, int64)"
 
 @cache
 def missing() -> str | None:
-    """Why Numba cannot be used, or None."""
+    """The reason why Numba cannot be used, or None."""
     try:
         numba = import_module("numba")
     except ImportError as error:
@@ -49,7 +49,7 @@ def missing() -> str | None:
 
 
 def threads() -> int:
-    """How many threads a step may use now."""
+    """The number of threads that a step may use now."""
     from . import workers
 
     return workers.threads()
@@ -93,12 +93,12 @@ class Launch:
 
 
 def loaded(program: Program, compute: str) -> bool:
-    """Whether a kernel is in this process."""
+    """Return whether a kernel is in this process."""
     return numba_source(program, compute) in _kernels
 
 
 def kept(program: Program, compute: str) -> bool:
-    """Whether the machine code of a kernel is likely to be on disk: asked without Numba."""
+    """Return whether the machine code of a kernel is likely to be on disk: asked without Numba."""
     return disk_cache.likely(_key(numba_source(program, compute)))
 
 
@@ -140,6 +140,6 @@ def _compile(text: str) -> Any:
 
 @cache
 def _key(text: str) -> str:
-    """What stands for all that goes into a kernel but Numba and the processor."""
+    """A key that stands for all that goes into a kernel but Numba and the processor."""
     imported = Path(__file__).with_name("work_queue.py").read_text()
     return disk_cache.key(text, imported, str(sys.implementation.cache_tag))

@@ -82,7 +82,7 @@ class Plan:
         self._row = self._table.gradients.data
 
     def current(self) -> bool:
-        """Whether parameters are where they were, and another kernel would not pay now."""
+        """Return whether parameters are where they were, and another kernel would not pay now."""
         return not (self._arrays.moved() or self._payoff.due())
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:

@@ -22,7 +22,7 @@ class MachineCode:
         self._key = key
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        """What was compiled before, or None."""
+        """The function compiled before, or None."""
         from numba.core.compiler import CompileResult
 
         context.refresh()

@@ -1,4 +1,4 @@
-"""When compiling pays: until then a program runs in tiles, which give the same bits.
+"""The moment when compiling pays: until then a program runs in tiles, with the same bits.
 
 Importing Numba and compiling takes a second or more, and a third of that where the machine code is
 on disk; a step of a few elements takes 30 us in tiles, and the steps of a small problem may never
@@ -66,7 +66,7 @@ class Payoff:
 
 
 def price(program: Program, compute: str) -> int:
-    """What it costs to have a program compiled: nothing, if it is."""
+    """The cost of having a program compiled: nothing, if it is."""
     if compiler.loaded(program, compute):
         return 0
     return LOADING if compiler.kept(program, compute) else COMPILING

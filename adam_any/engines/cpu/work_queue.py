@@ -1,4 +1,4 @@
-"""How threads share the tasks of one kernel call: the part that Numba compiles.
+"""The sharing of one kernel call's tasks between threads: the part that Numba compiles.
 
 A leader opens a job on the board, does its tasks, and closes it. A helper that comes in time takes
 tasks, too: each is claimed by one atomic addition. Nobody waits for a helper that has not begun, so

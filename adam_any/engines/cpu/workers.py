@@ -122,7 +122,7 @@ def work(run: Run, job: int, elements: int) -> None:
 
 
 def threads() -> int:
-    """How many threads a step may use now."""
+    """The number of threads that a step may use now."""
     import numba
 
     try:

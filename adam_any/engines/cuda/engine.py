@@ -92,7 +92,7 @@ class Plan:
         self._calls: tuple[int, list[tuple[Launch, int]]] = 0, []
 
     def current(self) -> bool:
-        """Whether the parameters are where they were when the plan was made."""
+        """Return whether the parameters are where they were when the plan was made."""
         return not self._arrays.moved()
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:

@@ -29,7 +29,7 @@ _PREFIX = "kernel_"
 
 
 def key(*facts: str) -> str:
-    """What stands for these facts."""
+    """A key that stands for these facts."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 
@@ -76,7 +76,7 @@ def keep(key: str, content: bytes) -> None:
 
 
 def likely(beginning: str) -> bool:
-    """Whether there is a file for a key that begins so; not whether it can be used."""
+    """Return whether there is a file for a key that begins so; not whether it can be used."""
     path = _path(beginning)
     if path is None:
         return False

@@ -47,7 +47,7 @@ def folder() -> Path | None:
 
 
 def _private(path: Path) -> bool:
-    """Whether a folder is this user's, and nobody else can write there."""
+    """Return whether a folder is this user's, and nobody else can write there."""
     if not hasattr(os, "getuid"):
         return True  # Windows keeps both places by user
     at = path.lstat()
@@ -55,7 +55,7 @@ def _private(path: Path) -> bool:
 
 
 def _safe(path: Path) -> bool:
-    """Whether only this user and root can rename what they have in a folder, or turn a link."""
+    """Return whether only this user and root can rename things in a folder, or turn a link."""
     if not hasattr(os, "getuid"):
         return True
     at = path.lstat()
@@ -65,14 +65,14 @@ def _safe(path: Path) -> bool:
 
 
 def _shared(at: os.stat_result) -> bool:
-    """Whether others may write: all, or a group that is not this user's alone."""
+    """Return whether others may write: all, or a group that is not this user's alone."""
     if at.st_mode & stat.S_IWOTH:
         return True
     return bool(at.st_mode & stat.S_IWGRP) and not _alone(at.st_gid)
 
 
 def _alone(group: int) -> bool:
-    """Whether a group is the one that many systems make for each user."""
+    """Return whether a group is the one that many systems make for each user."""
     import grp
     import pwd
 

@@ -1,4 +1,4 @@
-"""What a rule computes with while it is traced: symbols, which write down what is done with them.
+"""The symbols that a rule computes with while it is traced; they write down what is done with them.
 
 - Each operation is recorded under the name of the NumPy ufunc that it is.
 - What no program can express is refused with what to write instead; the rule then runs in the
@@ -60,7 +60,7 @@ class Instruction(NamedTuple):
 
 @dataclass
 class Tape:
-    """What has been recorded: instructions, and the scalars that they use, in order."""
+    """The record: instructions, and the scalars that they use, in order."""
 
     record: list[Instruction] = field(default_factory=list)
     coefficients: dict[str, None] = field(default_factory=dict)  # an ordered set
