@@ -24,7 +24,7 @@ from ..detect import backend, load
 from ..dtypes import is_complex
 from ..leaf import Leaf
 from ..state import state_dict
-from ..state.messages import same_names
+from ..state.messages import acceptable, same_names
 from ..words import few, named
 from .torch_groups import (
     HYPERPARAMETERS,
@@ -217,10 +217,7 @@ def _moment(leaf: Leaf, name: str, x: Any) -> Any:
             "the order may differ: pass names"
         )
     library = load(facts.library)
-    try:
-        library.accept(x, name)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{named(leaf.path)}: {error}") from None
+    acceptable(leaf.path, library, x, name)
     xp = library.namespace(x)
     return xp.astype(library.reals(x), getattr(xp, leaf.backend.compute))
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..words import a, few, shown
+from ..libraries import Library
+from ..words import a, few, named, shown
+
+
+def acceptable(path: str, library: Library, x: Any, name: str) -> None:
+    """Raise ValueError for a moment whose memory or operators are unusual."""
+    try:
+        library.accept(x, name)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{named(path)}: {error}") from None
 
 
 def equal(what: str, have: Any, want: Any) -> None:

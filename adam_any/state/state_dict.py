@@ -17,7 +17,7 @@ from ..check import shape_of
 from ..leaf import Leaf
 from ..rule import Rule
 from ..words import named, shown
-from .messages import equal, same_names
+from .messages import acceptable, equal, same_names
 
 #: In the first one there were no parameters, and no key for them.
 FORMAT = 2
@@ -185,10 +185,7 @@ def _moment(leaf: Leaf, name: str, value: Any, like: Any) -> Any:
     if library is None or detect.is_tracer(value):
         kind = type(value).__name__
         raise ValueError(f"{named(leaf.path)}: {name} is {kind}; it must be {dtype} of {shape}")
-    try:
-        library.accept(value, name)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{named(leaf.path)}: {error}") from None
+    acceptable(leaf.path, library, value, name)
     have = library.dtype(value), shape_of(value)
     if have != (dtype, shape):
         raise ValueError(
