@@ -5,10 +5,11 @@ options (everything else). Any number may be a schedule: a callable of the numbe
 leaf has already had. A schedule is evaluated before `coefficients` is called, so `self.lr` is a
 number there. `update` sees options only: scalars reach it through the coefficients.
 
-What `update` may use, so that every engine can run it: `+ - * /`, negation, `abs`, and `xp.sqrt`,
-`xp.maximum`, `xp.minimum`, `xp.sign`. The parentheses are normative: with one rounding each, they
-decide the bits. All scalar arithmetic happens in `coefficients`, on the host in float64, and is
-rounded once to the compute dtype by `rounded`; so no engine can disagree about it.
+What `update` may use, so that every engine can run it: `+ - * /`, negation, `abs`, comparisons, and
+`xp.sqrt`, `xp.maximum`, `xp.minimum`, `xp.sign`, `xp.where`. The parentheses are normative: with
+one rounding each, they decide the bits. All scalar arithmetic happens in `coefficients`, on the
+host in float64, and is rounded once to the compute dtype by `rounded`; so no engine can disagree
+about it.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def late(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same results by way of a function that no program has, so that arrays are tried."""
 
     def update(xp: Any, c: Any, p: Any, g: Any, *moments: Any) -> Any:
-        return function(xp, c, xp.where(p == p, p, p), g, *moments)
+        return function(xp, c, xp.where(xp.isnan(p), p, p), g, *moments)
 
     return update
 
@@ -104,7 +104,7 @@ def test_a_result_that_is_not_an_array(result: Any) -> None:
         (lambda xp, p, g: g[..., None], r"float32 of shape \(2, 2, 1\) as v"),
         (lambda xp, p, g: xp.astype(g, xp.int64), r"int64 of shape \(2, 2\) as v"),
         (lambda xp, p, g: xp.where(g > 0, xp.astype(g, xp.float64), 0.0), "float64 of shape .*"),
-        (lambda xp, p, g: g > 0, "bool of shape .* as v"),
+        (lambda xp, p, g: xp.isnan(g), "bool of shape .* as v"),
     ],
 )
 def test_results_of_another_shape_or_dtype(lib: Lib, function: Any, have: str) -> None:
@@ -394,7 +394,7 @@ def test_a_reduction_that_is_a_method_is_named_where_it_comes_first() -> None:
 def test_what_works_element_by_element_is_fine_everywhere(lib: Lib) -> None:
     if lib.device == "emulated":
         pytest.skip("operators of emulated arrays need a GPU")
-    rule = Broken(lambda xp, c, p, g, m, v: (xp.where(g > 0, p - c.lr, p + c.lr), m, v))
+    rule = Broken(lambda xp, c, p, g, m, v: (xp.where(xp.isnan(g), p, p - c.lr), m, v))
     for dtype in lib.dtypes:
         p = lib.array([[1.0, 2.0]], dtype)
         new = Optimizer(p, rule).step(p)
@@ -409,7 +409,7 @@ def test_thousands_of_leaves_cost_one_check() -> None:
 
     def update(xp: Any, c: Any, p: Any, g: Any, m: Any, v: Any) -> Any:
         seen.append(type(p))
-        return xp.where(p == p, p - c.lr * g, p), m, v
+        return xp.where(xp.isnan(p), p, p - c.lr * g), m, v
 
     Optimizer([np.ones(n % 7 + 1) for n in range(1000)], Broken(update))
     assert seen.count(np.ndarray) <= 2 and len(seen) <= 3
@@ -421,7 +421,7 @@ def test_jax_neither_computes_nor_compiles() -> None:
 
     def update(xp: Any, c: Any, p: Any, g: Any, m: Any, v: Any) -> Any:
         seen.append(isinstance(p, jax.core.Tracer))
-        return xp.where(p == p, p - c.lr * g, p), m, v
+        return xp.where(xp.isnan(p), p, p - c.lr * g), m, v
 
     params = [jax.numpy.ones(n + 1) for n in range(9)]
     leaves = [(detect.backend(p), p) for p in params]
@@ -481,10 +481,9 @@ def test_other_powers_are_left_to_the_reference(power: Any) -> None:
 @pytest.mark.parametrize(
     ("function", "advice"),
     [
-        (lambda xp, p, g: xp.where(g > 0, p, g), "choose with xp.maximum"),
         (lambda xp, p, g: xp.clip(p, 0, 1), r"write xp.minimum\(xp.maximum\(x, low\), high\)"),
         (lambda xp, p, g: xp.square(g), r"write x \* x"),
-        (lambda xp, p, g: xp.exp(g), r"use \+ - \* /, abs, and xp.sqrt"),
+        (lambda xp, p, g: xp.exp(g), r"use \+ - \* /, abs, comparisons, and xp.sqrt"),
         (lambda xp, p, g: +p, "leave it out"),
         (lambda xp, p, g: np.float64(2) * p, "use a Python float"),
         (lambda xp, p, g: np.sqrt(p * p), "call the functions of xp"),

@@ -30,7 +30,10 @@ class Custom:
 def every_operation(xp: Any, c: Any, p: Any, g: Any, m: Any) -> tuple[Any, ...]:
     u = xp.maximum(p, g) * c.a + xp.minimum(g, m) / 3 - xp.sign(p) * 0.1
     v = xp.sqrt(abs(u)) - xp.abs(-g) + (2 - m) / (1.5 + p)
-    return xp.maximum(u, 0.0) - xp.minimum(c.b, v), v
+    near = ((u < v) | (g == 0)) & ~(p >= 0.5)
+    v = xp.where(near, v, xp.where((m <= c.a) & (g > u), u, 0.25))
+    u = xp.where(xp.logical_or(u != u, near), xp.maximum(u, 0.0), u)
+    return u - xp.minimum(c.b, v), v
 
 
 def lion() -> Any:

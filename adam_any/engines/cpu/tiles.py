@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.program import Program
-from ..kernels.symbols import Instruction
+from ..kernels.symbols import CONDITIONS, WHERE, Instruction
 from ..kernels.table import Table
 from ..protocol import Unfinished, unfinished
 
@@ -50,6 +50,8 @@ class Kernel:
         self._slots = {name: i for i, name in enumerate((*self._arrays, *program.scalars))}
         self._calls: list[tuple[Any, list[int], int]] = []
         self._count = len(self._slots)
+        #: The slots that hold conditions.
+        self._conditions: set[int] = set()
         self._allocate(program, instructions, outputs)
         new = ((self._slots[out], self._slots[name]) for name, out in outputs.items())
         self._copies = [(source, target) for source, target in new if source != target]
@@ -61,21 +63,25 @@ class Kernel:
         last = {name: k for k, it in enumerate(instructions) for name in it.operands}
         last |= dict.fromkeys(outputs.values(), len(instructions))
         homes = {out: name for name, out in outputs.items() if out != name}
-        free: list[int] = []
+        free: dict[bool, list[int]] = {False: [], True: []}
         for k, (result, operation, operands) in enumerate(instructions):
             slots = [self._slots[name] for name in operands]
             for name in set(operands):
-                if last[name] == k and self._slots[name] >= self._fixed:
-                    free.append(self._slots[name])
-            home = homes.get(result)
+                slot = self._slots[name]
+                if last[name] == k and slot >= self._fixed:
+                    free[slot in self._conditions].append(slot)
+            home, condition = homes.get(result), operation in CONDITIONS
             if home is not None and last.get(home, -1) <= k:
                 out = self._slots[home]
-            elif free:
-                out = free.pop()
+            elif free[condition]:
+                out = free[condition].pop()
             else:
                 out, self._count = self._count, self._count + 1
+            if condition:
+                self._conditions.add(out)
             self._slots[result] = out
-            self._calls.append((getattr(np, operation), slots, out))
+            function = _where if operation == WHERE else getattr(np, operation)
+            self._calls.append((function, slots, out))
 
     @property
     def _fixed(self) -> int:
@@ -85,7 +91,10 @@ class Kernel:
         """A launch of the program over a table."""
         longest = max(table.chunks[:, 2].tolist(), default=0)
         spare_and_temporaries = range(self._fixed - 1, self._count)
-        buffers = [np.empty(longest, self._dtype) for _ in spare_and_temporaries]
+        buffers = [
+            np.empty(longest, bool if slot in self._conditions else self._dtype)
+            for slot in spare_and_temporaries
+        ]
         return Launch(self, table, np.empty(self._scalars, self._dtype), buffers)
 
     def calls(self, slots: Sequence[Any]) -> list[Call]:
@@ -156,6 +165,10 @@ class Launch:
     def unfinished(self, number: int) -> Unfinished | None:
         """The progress of the launch of this number; None if it is done."""
         return unfinished(number, self._begun, self._done)
+
+
+def _where(condition: Any, x: Any, y: Any, out: Any) -> None:
+    np.copyto(out, np.where(condition, x, y))
 
 
 def _apart(program: Program) -> tuple[list[Instruction], dict[str, str]]:

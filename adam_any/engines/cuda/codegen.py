@@ -22,6 +22,7 @@ from typing import NamedTuple
 from ...dtypes import DTYPES
 from ..kernels.operations import c, expressions
 from ..kernels.program import Program
+from ..kernels.symbols import CONDITIONS
 
 #: The name of the kernel, which no C library has.
 NAME = "adam_any_update"
@@ -65,7 +66,8 @@ def cuda_source(kind: Kind, capacity: int) -> str:
     lines = [
         *(f"const real {name} = args.{name};" for name in program.scalars),
         *(
-            f"const real {it.result} = {texts[it.operation].format(*it.operands)};"
+            f"const {'bool' if it.operation in CONDITIONS else 'real'} {it.result} = "
+            f"{texts[it.operation].format(*it.operands)};"
             for it in program.instructions
         ),
     ]

@@ -1,7 +1,7 @@
 """The operations of a program in a compiled language, stated once for all languages.
 
-- An expression is a text in which `{0}` and `{1}` stand for the operands. Python and C share it:
-  the operators, `abs` and `sqrt` mean the same in both, and `real` is the type of the computation.
+- An expression is a text in which `{0}`, `{1}` and `{2}` stand for the operands. Python and C share
+  it: operators, `abs` and `sqrt` mean the same in both, and `real` is the type of the computation.
 - A choice is `(condition, then, otherwise)`, which the two languages write in different order.
 - Each is the NumPy ufunc of its name, to the bit: NaNs propagate, and zeros have NumPy's sign.
 """
@@ -26,6 +26,17 @@ _EXPRESSIONS: dict[str, Expression] = {
     "sign": ("{0} > 0", "real(1)", ("{0} < 0", "real(-1)", "{0} + real(0)")),
     "maximum": ("({0} > {1}) | ({0} != {0})", "{0}", "{1}"),
     "minimum": ("({0} < {1}) | ({0} != {0})", "{0}", "{1}"),
+    # Conditions, and the choice between two numbers; a bool among the coefficients is one, too.
+    "less": "{0} < {1}",
+    "less_equal": "{0} <= {1}",
+    "greater": "{0} > {1}",
+    "greater_equal": "{0} >= {1}",
+    "equal": "{0} == {1}",
+    "not_equal": "{0} != {1}",
+    "logical_and": "{0} & {1}",
+    "logical_or": "{0} | {1}",
+    "logical_not": "{0} == 0",
+    "where": ("{0} != 0", "{1}", "{2}"),
 }
 
 #: Where maximum and minimum take the first of two zeros, or the greater and the lesser.

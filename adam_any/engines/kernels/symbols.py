@@ -9,18 +9,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
 from ...rule import NOT_KNOWN, Varying
 from ...words import a, shown
 
-UNARY = ("negative", "sqrt", "abs", "sign")
-BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum")
+#: Operations on numbers, comparisons of numbers, and operations on the conditions that these give;
+#: under the array API's names, with how many operands each has.
+NUMERIC = dict.fromkeys(("negative", "sqrt", "abs", "sign"), 1)
+NUMERIC |= dict.fromkeys(("add", "subtract", "multiply", "divide", "maximum", "minimum"), 2)
+COMPARISONS = dict.fromkeys(
+    ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"), 2
+)
+LOGICAL = {"logical_not": 1, "logical_and": 2, "logical_or": 2}
+WHERE = "where"
 
-#: The functions of `xp`, in the array API's names.
-_FUNCTIONS = frozenset((*UNARY, *BINARY))
+#: The functions of `xp`, and the operations whose results are conditions.
+_FUNCTIONS = NUMERIC | COMPARISONS | LOGICAL | {WHERE: 3}
+CONDITIONS = frozenset(COMPARISONS | LOGICAL)
 
 #: What to write instead of an operation that a program does not have.
 _INSTEAD = {
@@ -30,11 +38,9 @@ _INSTEAD = {
     "xp.pow": "write x * x",
     "xp.positive": "leave it out",
     "xp.clip": "write xp.minimum(xp.maximum(x, low), high)",
-    "xp.where": "choose with xp.maximum, xp.minimum and xp.sign",
-    "bool()": "choose with xp.maximum, xp.minimum and xp.sign",
+    "bool()": "choose with xp.where(condition, x, y)",
 }
-_INSTEAD |= dict.fromkeys(("<", "<=", ">", ">=", "==", "!="), _INSTEAD["bool()"])
-_ANYTHING = "use + - * /, abs, and xp.sqrt, sign, maximum and minimum"
+_ANYTHING = "use + - * /, abs, comparisons, and xp.sqrt, sign, maximum, minimum and where"
 
 
 class UnsupportedError(Exception):
@@ -66,14 +72,25 @@ class Tape:
     coefficients: dict[str, None] = field(default_factory=dict)  # an ordered set
     constants: dict[str, float] = field(default_factory=dict)
 
-    def apply(self, operation: str, *operands: Any) -> Symbol:
+    def apply(self, operation: str, *operands: Any) -> Symbol | Condition:
         """Record one operation; at least one operand is an array."""
-        if not any(type(x) is Symbol for x in operands):
+        if not any(type(x) in (Symbol, Condition) for x in operands):
             raise UnsupportedError(f"{operation} of scalars; compute it in coefficients()")
+        self._check_conditions(operation, operands)
         names = tuple(self.operand(x) for x in operands)
         result = f"t{len(self.record)}"
         self.record.append(Instruction(result, operation, names))
-        return Symbol(self, result)
+        return (Condition if operation in CONDITIONS else Symbol)(self, result)
+
+    def _check_conditions(self, operation: str, operands: Sequence[Any]) -> None:
+        """Raise unless conditions are where they belong, and only there."""
+        belong = len(operands) if operation in LOGICAL else int(operation == WHERE)
+        for i, x in enumerate(operands):
+            condition = type(x) is Condition or (operation == WHERE and type(x) is _Scalar)
+            if i < belong and not condition:
+                raise UnsupportedError(f"{operation} of numbers; compare them first")
+            if i >= belong and type(x) is Condition:
+                raise UnsupportedError(f"{operation} of a condition; use xp.where")
 
     def operand(self, x: Any) -> str:
         """The name of an array, a coefficient, or a Python number, which becomes a constant."""
@@ -94,21 +111,22 @@ class Tape:
         """The name of what is returned as the parameter or a moment."""
         if type(x) is Symbol:
             return x.name
-        kind = "a coefficient" if type(x) is _Scalar else a(type(x))
-        if type(x) is _Scalar or not hasattr(x, "shape"):
+        known: dict[type, str] = {_Scalar: "a coefficient", Condition: "a condition"}
+        kind = known.get(type(x)) or a(type(x))
+        if type(x) in known or not hasattr(x, "shape"):
             raise MistakeError(f"returns {kind} as {name}; it must be an array")
         raise UnsupportedError(f"a result that is {kind}; compute it from the operands")
 
 
 def _recorded(operation: str) -> Callable[..., Any]:
-    def method(self: _Name, *others: Any) -> Symbol:
+    def method(self: _Name, *others: Any) -> Any:
         return self.tape.apply(operation, self, *others)
 
     return method
 
 
 def _reflected(operation: str) -> Callable[..., Any]:
-    def method(self: _Name, other: Any) -> Symbol:
+    def method(self: _Name, other: Any) -> Any:
         return self.tape.apply(operation, other, self)
 
     return method
@@ -135,7 +153,7 @@ class _Name:
             raise AttributeError(name)  # Python and NumPy ask for these on their own account
         raise unsupported(f".{name}")
 
-    def __pow__(self, exponent: Any) -> Symbol:
+    def __pow__(self, exponent: Any) -> Any:
         if type(exponent) is int and exponent == 2:  # of whose bits every library is sure
             return self.tape.apply("multiply", self, self)
         raise unsupported("**")
@@ -150,8 +168,12 @@ class _Name:
     __mod__ = __rmod__ = _refused("%")
     __floordiv__ = __rfloordiv__ = _refused("//")
     __matmul__ = __rmatmul__ = _refused("@")
-    __lt__, __le__, __gt__, __ge__ = map(_refused, ("<", "<=", ">", ">="))
-    __eq__, __ne__ = _refused("=="), _refused("!=")
+    __lt__, __le__ = _recorded("less"), _recorded("less_equal")
+    __gt__, __ge__ = _recorded("greater"), _recorded("greater_equal")
+    __eq__, __ne__ = _recorded("equal"), _recorded("not_equal")
+    __and__, __rand__ = _recorded("logical_and"), _reflected("logical_and")
+    __or__, __ror__ = _recorded("logical_or"), _reflected("logical_or")
+    __invert__ = _recorded("logical_not")
     __getitem__, __iter__, __len__ = _refused("[]"), _refused("iteration"), _refused("len()")
     __hash__ = None  # type: ignore[assignment]
 
@@ -172,6 +194,10 @@ class Symbol(_Name):
     """An array."""
 
     __iadd__, __isub__, __imul__, __itruediv__, __ipow__ = map(_written, ("+", "-", "*", "/", "**"))
+
+
+class Condition(_Name):
+    """An array of truth values: the result of a comparison."""
 
 
 class _Scalar(_Name):
@@ -196,12 +222,12 @@ class Namespace:
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
 
-    def __getattr__(self, name: str) -> Callable[..., Symbol]:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in _FUNCTIONS:
             raise unsupported(f"xp.{name}")
 
-        def function(*operands: Any) -> Symbol:
-            if len(operands) != (1 if name in UNARY else 2):
+        def function(*operands: Any) -> Any:
+            if len(operands) != _FUNCTIONS[name]:
                 raise UnsupportedError(f"xp.{name} of {len(operands)} operands")
             return self._tape.apply(name, *operands)
 

@@ -67,9 +67,12 @@ def test_a_learning_rate_is_not_in_the_program() -> None:
 
 REFUSED = {
     "**; write x * x * x": lambda xp, c, p, g, m: (p - g**3, m),
-    "xp.where": lambda xp, c, p, g, m: (xp.where(p > 0, p, g), m),
-    ">": lambda xp, c, p, g, m: (p if p > g else g, m),
-    "==": lambda xp, c, p, g, m: (p if p == g else g, m),
+    "bool(); choose with xp.where": lambda xp, c, p, g, m: (p if p > g else g, m),
+    "multiply of a condition; use xp.where": lambda xp, c, p, g, m: (p * (g > 0), m),
+    "where of numbers; compare them first": lambda xp, c, p, g, m: (xp.where(p, p, g), m),
+    "logical_and of numbers": lambda xp, c, p, g, m: (xp.where(p & (g > 0), p, g), m),
+    "where of a condition": lambda xp, c, p, g, m: (xp.where(p > 0, p > g, g), m),
+    "less of scalars": lambda xp, c, p, g, m: (xp.where(c.a < c.b, p, g), m),
     "bool()": lambda xp, c, p, g, m: (p if p else g, m),
     "unary +": lambda xp, c, p, g, m: (+p, m),
     "[]": lambda xp, c, p, g, m: (p[0], m),
