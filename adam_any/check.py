@@ -44,6 +44,15 @@ def gradient(
     _shaped(path, shape, g, "gradient")
 
 
+def operand(path: str, what: str, want: Backend, shape: tuple[int, ...], x: Any) -> None:
+    """Raise unless an array can be the field `what` of a parameter with these facts and shape."""
+    have = _array(path, x, what, traced=True)
+    _beside(path, want, have, what)
+    if have.facts.complex and not want.facts.complex:
+        raise TypeError(f"{at(path)}the {what} is {have.dtype}, its parameter {want.dtype}")
+    _shaped(path, shape, x, what)
+
+
 def no_groups(params: Any) -> None:
     """Raise for torch's parameter groups, whose numbers would be taken for parameters."""
     first = params[0] if isinstance(params, list | tuple) and params else None

@@ -1,72 +1,96 @@
-"""The contents of an optimizer: its rule, its leaves, its plans, and the change under way."""
+"""The contents of an optimizer: its rules, its leaves, its plans, and the change under way."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import is_
 from typing import Any
 
-from . import check, engines
+from . import check, coefficients, engines, groups
 from . import rule as rules
-from .engines.kernels.program import Traced
+from .coefficients import Coefficients
 from .engines.protocol import Plan
+from .groups import Kind
 from .journal import Assignment, Change, Step, Turn
-from .leaf import Leaf
+from .leaf import Leaf, start
 from .memory import Written
-from .rule import Rule
+from .sums import NO_SUMS, Sums, on_host, sums_of
 from .words import named
 
 
 class Contents:
     """The state of an optimizer, which is replaced as a whole, by one assignment.
 
-    Raises ValueError for leaves that share memory, or a number that a compute dtype cannot hold.
+    Raises ValueError for leaves that share memory, rules that do not fit them, or a number that a
+    compute dtype cannot hold.
     """
 
-    __slots__ = (
-        "_at",
-        "_change",
-        "_number",
-        "_plans",
-        "leaves",
-        "rule",
-        "torn",
-        "traced",
-        "written",
-    )
+    __slots__ = ("_change", "_number", "_plans", "kinds", "leaves", "rule", "torn", "written")
 
     def __init__(
-        self, rule: Rule, leaves: list[Leaf], values: Sequence[tuple[Leaf, Any]] = ()
+        self, rule: Any, leaves: Sequence[Leaf], values: Sequence[tuple[Leaf, Any]] = ()
     ) -> None:
-        """Leaves with their state; `settle` writes `values` into those that can be written."""
-        self.leaves = leaves
+        """Leaves with their state; `settle` writes `values` into those that can be written.
+
+        `rule` is one, or a mapping of rules.
+        """
+        #: As it was given, with every number a float.
+        self.rule = rule
+        self.kinds, places = groups.assign(rule, leaves)
+        self.leaves = list(leaves)
+        for leaf, (kind, operands) in zip(leaves, places, strict=True):
+            leaf.kind, leaf.operands = kind, operands
         self.written = _written(leaves)
-        #: The rule as plans are made of it, whatever its learning rate.
-        self.traced = Traced(rule)
         #: Whether a step was interrupted in its middle: parameters and moments do not fit together.
         self.torn = False
         self._change: Change | None = Assignment(values) if values else None
         self._plans: list[Plan] | None = None
         self._number = 0
-        self._set_rule(rule)
+        _check_numbers(self.kinds, leaves)
+        _check_apart(self.written, leaves)
 
-    def _set_rule(self, rule: Rule) -> None:
-        self.rule = rule
-        self._at: Callable[[int], Rule] = rules.at(rule)
-        for compute in ("float32", "float64"):
-            leaf = next((x for x in self.leaves if x.backend.compute == compute), None)
-            if leaf is not None:
-                try:
-                    rules.representable(rule, compute)
-                except ValueError as error:
-                    raise ValueError(f"{named(leaf.path)}: {error}") from None
+    def kind(self, leaf: Leaf) -> Kind:
+        """What a leaf has in common with others of its rule."""
+        return self.kinds[leaf.kind]
 
-    def with_rate(self, rule: Rule) -> Contents:
-        """The same leaves, with a rule that differs in its learning rate: plans serve every one."""
+    def begin(self, leaf: Leaf) -> tuple[Any, ...]:
+        """The moments of a leaf before its first step."""
+        return start(self.kind(leaf).traced.rule, leaf.backend.compute, leaf.array)
+
+    def with_rule(self, rule: Any) -> Contents:
+        """The same leaves, with rules of the same classes, options and moments.
+
+        Plans serve every learning rate.
+        """
+        kinds, places = groups.assign(rule, self.leaves)
+        _check_numbers(kinds, self.leaves)
         new = copy.copy(self)
-        new._set_rule(rule)
+        new.rule, new.kinds = rule, kinds
+        mine = [(leaf.kind, leaf.operands) for leaf in self.leaves]
+        if _same(mine, places) and _traced_alike(self.kinds, kinds):
+            new.kinds = [
+                kind._replace(traced=old.traced)
+                for kind, old in zip(kinds, self.kinds, strict=True)
+            ]
+            return new
+        new.leaves = [
+            dataclasses.replace(leaf, kind=kind, operands=operands)
+            for leaf, (kind, operands) in zip(self.leaves, places, strict=True)
+        ]
+        _check_apart(self.written, new.leaves)
+        new._plans = None
+        return new
+
+    def with_state(self, states: Iterable[tuple[Leaf, int, tuple[Any, ...]]]) -> Contents:
+        """The same leaves with other step counts and moments."""
+        new = copy.copy(self)
+        new._plans = None
+        new.leaves = [
+            dataclasses.replace(leaf, steps=steps, moments=moments)
+            for leaf, steps, moments in states
+        ]
         return new
 
     def with_arrays(self, arrays: Sequence[Any]) -> Contents:
@@ -87,12 +111,10 @@ class Contents:
                         x = leaf.library.copy(x)
                     values.append((new, x))
             leaves.append(new)
-        if all(map(is_, leaves, self.leaves)):  # so the plans hold, too
-            contents = copy.copy(self)
-            contents._change = Assignment(values)
-            return contents
-        contents = Contents(self.rule, leaves, values)
-        contents.torn, contents._number = self.torn, self._number
+        contents = copy.copy(self)
+        contents._change = Assignment(values)
+        if not all(map(is_, leaves, self.leaves)):  # else the plans hold, too
+            contents.leaves, contents.written, contents._plans = leaves, _written(leaves), None
         return contents
 
     def current_plans(self, engine: str | None) -> list[Plan]:
@@ -106,31 +128,98 @@ class Contents:
         self._plans = None
         self.leaves = [_with_array(leaf, leaf.array) for leaf in self.leaves]
         self.written = _written(self.leaves)
-        self._plans = engines.plans(self.traced, self.leaves, engine)
+        stepped = [leaf for leaf in self.leaves if not self.kind(leaf).frozen]
+        self._plans = engines.plans(self.kinds, stepped, engine)
         return self._plans
 
     def copy(self) -> Contents:
         """The same state in memory of its own; moments that an interruption lost begin anew."""
-        new = Contents(self.rule, [leaf.copy(self.rule, self.torn) for leaf in self.leaves])
+        leaves = []
+        for leaf in self.leaves:
+            copied = leaf.library.copy
+            moments = self.begin(leaf) if self.torn else leaf.moments
+            leaves.append(
+                dataclasses.replace(
+                    leaf, array=copied(leaf.array), moments=tuple(map(copied, moments))
+                )
+            )
+        new = Contents(self.rule, leaves)
         new.torn = self.torn
         return new
 
-    def turns(self, plan: Plan, gathered: Sequence[Any], grads: Sequence[Any]) -> list[Turn]:
-        """One call of the plan for each step count among its leaves; almost always there is one."""
-        counts = {leaf.steps for leaf in plan.leaves if grads[leaf.index] is not None}
+    def turns(
+        self, plan: Plan, gathered: Sequence[Any], grads: Sequence[Any], sums: Sums
+    ) -> list[Turn]:
+        """One call of the plan for each set of coefficients; almost always there is one."""
+        calls: dict[Any, list[Leaf]] = {}
+        for leaf in plan.leaves:
+            if grads[leaf.index] is not None:
+                key = leaf.kind, leaf.steps, sums.scales(leaf.index)
+                calls.setdefault(key, []).append(leaf)
         turns = []
-        for count in sorted(counts):
-            c = rules.rounded(self._at(count), count + 1, plan.leaves[0].backend.compute)
-            mine = gathered
-            if len(counts) > 1:
+        for (kind, count, scales), leaves in calls.items():
+            mine: Sequence[Any] = gathered
+            if len(calls) > 1:
+                these = {leaf.index for leaf in leaves}
                 pairs = zip(plan.leaves, gathered, strict=True)
-                mine = [g if leaf.steps == count else None for leaf, g in pairs]
-            turns.append(Turn(plan, c, mine))
+                mine = [g if leaf.index in these else None for leaf, g in pairs]
+            c = self.coefficients(kind, count, leaves[0].backend.compute)
+            turns.append(Turn(plan, coefficients.bound(c, dict(scales)), mine))
         return turns
+
+    def sums(self, plans: Sequence[Plan], gathered: Sequence[Any], grads: Sequence[Any]) -> Sums:
+        """The coefficients that rules make of sums over their leaves."""
+        if not any(kind.traced.terms(False).names for kind in self.kinds):
+            return NO_SUMS
+        found: dict[int, Any] = {}
+        for plan, mine in zip(plans, gathered, strict=True):
+            calls = {
+                (leaf.kind, leaf.steps) for leaf in plan.leaves if grads[leaf.index] is not None
+            }
+            for kind, count in calls:
+                terms = self.kinds[kind].traced.terms(False)
+                if not terms.names:
+                    continue
+                these = [
+                    g if (leaf.kind, leaf.steps) == (kind, count) else None
+                    for leaf, g in zip(plan.leaves, mine, strict=True)
+                ]
+                c = self.coefficients(kind, count, plan.leaves[0].backend.compute)
+                for leaf, values in zip(plan.leaves, plan.add(False, c, these), strict=True):
+                    if values is not None:
+                        found[leaf.index] = sums_of(terms.names, values)
+        return self._scales(found)
+
+    def _scales(self, found: Mapping[int, Any]) -> Sums:
+        sums, shared = Sums(), dict[Any, dict[str, float]]()
+        for leaf in self.leaves:
+            if leaf.index not in found:
+                continue
+            kind, compute = self.kind(leaf), leaf.backend.compute
+            terms, mine = kind.traced.terms(False), (leaf.kind, leaf.steps, compute)
+            c = self.coefficients(*mine)
+            if mine not in shared:
+                group = [
+                    found[x.index]
+                    for x in self.leaves
+                    if x.index in found and self.kind(x).key == kind.key
+                ]
+                shared[mine] = on_host(terms.group_scales, c, group, compute)
+            own = on_host(terms.leaf_scales, c, found[leaf.index], compute)
+            sums.set(leaf.index, shared[mine] | own)
+        return sums
+
+    def coefficients(self, kind: int, count: int, compute: str) -> Coefficients:
+        """The coefficients of the next update of a leaf that has had `count`."""
+        return coefficients.rounded(self.kinds[kind].at(count), count + 1, compute)
 
     def step(self, turns: Sequence[Turn], grads: Sequence[Any]) -> None:
         """Make all calls, and count the step of each leaf that has a gradient."""
-        counted = [leaf for leaf in self.leaves if grads[leaf.index] is not None]
+        counted = [
+            leaf
+            for leaf in self.leaves
+            if grads[leaf.index] is not None and not self.kind(leaf).frozen
+        ]
         step = Step(self._number + 1, turns, counted)
         self._number += len(turns)
         self._change = step
@@ -169,3 +258,44 @@ def _with_array(leaf: Leaf, x: Any) -> Leaf:
 def _written(leaves: Iterable[Leaf]) -> Written:
     located = ((leaf.path, leaf.extent, leaf.backend.writable) for leaf in leaves)
     return Written([(path, at, written) for path, at, written in located if at is not None])
+
+
+def _check_apart(written: Written, leaves: Iterable[Leaf]) -> None:
+    """Raise ValueError for an array field in memory that a step writes."""
+    for leaf in leaves:
+        for path, x in leaf.operands.items():
+            at = leaf.library.extent(x)
+            if at is not None and written.spoils(at, None):
+                raise ValueError(
+                    f"{named(leaf.path)}: {path} shares memory with a parameter, which every step "
+                    "writes; pass a copy"
+                )
+
+
+def _check_numbers(kinds: Sequence[Kind], leaves: Iterable[Leaf]) -> None:
+    """Raise ValueError for a number that the compute dtype of a leaf cannot hold."""
+    seen = set()
+    for leaf in leaves:
+        pair = leaf.kind, leaf.backend.compute
+        if pair not in seen:
+            seen.add(pair)
+            try:
+                rules.representable(kinds[leaf.kind].rule, leaf.backend.compute)
+            except ValueError as error:
+                raise ValueError(f"{named(leaf.path)}: {error}") from None
+
+
+def _same(mine: Sequence[tuple[int, dict[str, Any]]], places: Sequence[groups.Place]) -> bool:
+    """Return whether leaves keep their kinds and the memory of their operands."""
+    return all(
+        kind == place.kind
+        and operands.keys() == place.operands.keys()
+        and all(operands[path] is x for path, x in place.operands.items())
+        for (kind, operands), place in zip(mine, places, strict=True)
+    )
+
+
+def _traced_alike(old: Sequence[Kind], new: Sequence[Kind]) -> bool:
+    return len(old) == len(new) and all(
+        a.traced.rule == b.traced.rule and a.key == b.key for a, b in zip(old, new, strict=True)
+    )

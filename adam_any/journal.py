@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
+from .coefficients import Coefficients
 from .engines.protocol import Plan, Unfinished
 from .leaf import Leaf, Update
-from .rule import Coefficients
 
 
 class Turn(NamedTuple):

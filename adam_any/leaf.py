@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from . import detect
@@ -12,14 +12,16 @@ from .detect import Backend
 from .dtypes import DType, name_of
 from .libraries import Library
 from .memory import Extent
-from .rule import Rule
+from .rule import Rule, chain
 from .words import a
+from .wrapper import Wrapper, started
 
 
 @dataclass(slots=True)
 class Leaf:
-    """One parameter and its state. `index` is its place among all leaves of the tree."""
+    """One parameter and its state."""
 
+    #: Its place among all leaves of the tree.
     index: int
     path: str
     array: Any
@@ -27,6 +29,10 @@ class Leaf:
     backend: Backend
     moments: tuple[Any, ...] = ()
     steps: int = 0
+    #: Its rule, by the index of its kind.
+    kind: int = 0
+    #: The array fields of its rule, by their paths: like moments, but never written.
+    operands: dict[str, Any] = field(default_factory=dict)
 
     @property
     def library(self) -> Library:
@@ -60,14 +66,20 @@ class Leaf:
 def start(rule: Rule, compute: str, p: Any) -> tuple[Any, ...]:
     """The moments of a parameter before its first step: the rule's own, or else zeros."""
     library = cast(Library, detect.library(p))
-    own = getattr(rule, "start", None)
-    if own is None:
+    if all(_starts_at_zero(level) for _, level in chain(rule)):
         return tuple(library.zeros(p, compute) for _ in rule.moments)
     with library.on(p):
         like = library.computable(p, compute)
-        moments = own(library.namespace(p), like)
+        moments = started(rule, library.namespace(p), like)
         _check_start(rule, like, moments)
         return tuple(library.copy(library.array(moment)) for moment in moments)
+
+
+def _starts_at_zero(rule: Any) -> bool:
+    """Return whether a rule leaves the start of its own moments to us."""
+    if isinstance(rule, Wrapper):
+        return type(rule).begin is Wrapper.begin and type(rule).start is Wrapper.start
+    return not hasattr(rule, "start")
 
 
 def _check_start(rule: Rule, like: Any, moments: Any) -> None:

@@ -114,6 +114,25 @@ def _nested(extent: Extent) -> bool:
     return True
 
 
+def reals_at(address: int, number: int, dtype: Any) -> Any:
+    """The numbers at an address of the host, as an array of NumPy that can be written."""
+    import numpy as np
+
+    return np.asarray(_Memory(address, number, dtype))
+
+
+class _Memory:
+    """Exposes raw memory through `__array_interface__`."""
+
+    def __init__(self, address: int, number: int, dtype: Any) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, False),
+            "shape": (number,),
+            "typestr": dtype.str,
+        }
+
+
 class Written:
     """The memory that a step writes, leaf by leaf.
 

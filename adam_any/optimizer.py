@@ -10,19 +10,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
-from . import check, engines, nonfinite
+from . import check, engines, groups, nonfinite
 from . import rule as rules
 from .contents import Contents, leaf_of
 from .journal import FREE, alone
-from .leaf import Leaf, start
-from .rule import Number, Rule
+from .rule import Rule
 from .state import state_dict
 from .state.state_dict import Restored
 from .tree import flatten
-from .words import named
+from .words import few, named
 
 
 class Optimizer:
@@ -34,9 +34,10 @@ class Optimizer:
         Leaves may belong to several libraries and devices; None stays None. The dtypes are
         float16, bfloat16 (torch, JAX), float32, float64, complex64 and complex128. JAX's
         registered containers, such as dataclasses and modules, are trees, too.
-    rule : frozen dataclass
-        The mathematics, such as `rules.Adam()`; `rule.Rule` describes what it needs, and all of
-        that is checked.
+    rule : rule, or mapping from paths to rules
+        The mathematics, such as `rules.Adam()`, or a wrapper around one; `rule.Rule` describes what
+        it needs, and all of that is checked. In a mapping an exact path wins, else exactly one glob
+        must match, to which ``"*"`` yields; None freezes a leaf, whose gradient is not looked at.
     nonfinite : {"propagate", "raise", "skip"}
         How to treat a gradient that has an infinity, a NaN, or a number whose square overflows the
         compute dtype: propagate it into the parameter, as others do; raise ValueError, naming the
@@ -84,18 +85,25 @@ class Optimizer:
     __slots__ = ("__weakref__", "_contents", "_engine", "_free", "_nonfinite", "_skipped", "_tree")
 
     def __init__(
-        self, params: Any, rule: Rule, *, nonfinite: str = "propagate", engine: str | None = None
+        self,
+        params: Any,
+        rule: Rule | Mapping[str, Rule | None],
+        *,
+        nonfinite: str = "propagate",
+        engine: str | None = None,
     ) -> None:
-        self._begin(params, rules.validated(rule), engines.valid(engine))
+        self._begin(params, groups.validated(rule), engines.valid(engine))
         self._nonfinite, self._skipped = _policy(nonfinite), 0
-        leaves = self._contents.leaves
+        contents = self._contents
         from . import rule_check  # which computes with NumPy, so it imports it
 
-        rule_check.check(self._contents.traced, ((leaf.backend, leaf.array) for leaf in leaves))
-        for leaf in leaves:
-            leaf.moments = self._start(leaf)
+        for i, kind in enumerate(contents.kinds):
+            mine = ((leaf.backend, leaf.array) for leaf in contents.leaves if leaf.kind == i)
+            rule_check.check(kind.traced, mine)
+        for leaf in contents.leaves:
+            leaf.moments = contents.begin(leaf)
 
-    def _begin(self, params: Any, rule: Rule, engine: str | None) -> None:
+    def _begin(self, params: Any, rule: Any, engine: str | None) -> None:
         """Set everything but the moments."""
         self._engine, self._free = engine, list(FREE)
         self._tree, arrays = flatten(params)
@@ -105,9 +113,6 @@ class Optimizer:
             if x is not None
         ]
         self._contents = Contents(rule, leaves)
-
-    def _start(self, leaf: Leaf) -> tuple[Any, ...]:
-        return start(self._contents.traced.rule, leaf.backend.compute, leaf.array)
 
     @alone
     def step(self, grads: Any) -> Any:
@@ -158,10 +163,11 @@ class Optimizer:
             if problem is not None:
                 self._skipped += 1
                 return self.params
+        sums = contents.sums(plans, gathered, aligned)
         turns = [
             turn
             for plan, mine in zip(plans, gathered, strict=True)
-            for turn in contents.turns(plan, mine, aligned)
+            for turn in contents.turns(plan, mine, aligned, sums)
         ]
         contents.step(turns, aligned)
         return self.params
@@ -207,25 +213,96 @@ class Optimizer:
         self._contents.settle()
 
     @property
-    def rule(self) -> Rule:
-        """The mathematics, with its hyperparameters and options."""
+    def rule(self) -> Any:
+        """The rule, or the rules by path, as it was given, with every number a float.
+
+        Set it to one of the same structure: the same keys, classes, options and array fields, with
+        any other numbers, schedules and arrays. Moments and step counts stay.
+        """
         return self._contents.rule
 
+    @rule.setter
+    @alone
+    def rule(self, rule: Any) -> None:
+        new = groups.validated(rule)
+        groups.check_alike(self._contents.rule, new)
+        self._contents = self._contents.with_rule(new)
+
     @property
-    def lr(self) -> Number:
+    def lr(self) -> Any:
         """The learning rate, which can be set: a finite number, 0 or more, or a schedule.
 
         A schedule is a callable of the number of updates that a leaf has already had (0 at its
-        first).
+        first). It is that of the rule in all wrappers. Where rules are given by path and differ in
+        it, it is a dict of those by key; a number or schedule then sets all of them.
         """
-        lr: Number = getattr(self.rule, "lr")  # noqa: B009 (a rule may have none)
-        return lr
+        return groups.rate(self._contents.rule)
 
     @lr.setter
     @alone
-    def lr(self, lr: Number) -> None:
-        new: Rule = dataclasses.replace(self.rule, lr=lr)  # type: ignore[type-var]
-        self._contents = self._contents.with_rate(rules.validated(new))
+    def lr(self, lr: Any) -> None:
+        new = groups.validated(groups.with_rate(self._contents.rule, lr))
+        self._contents = self._contents.with_rule(new)
+
+    def moment(self, name: str) -> Any:
+        """Return a moment of every leaf, in a tree like the parameters.
+
+        Parameters
+        ----------
+        name : str
+            Such as ``m``, or ``average`` for `rules.Averaged`.
+
+        Returns
+        -------
+        tree
+            The moments themselves, in the compute dtype; they change with the next step. Those of a
+            complex leaf are complex. None for a leaf whose rule does not have it.
+
+        Raises
+        ------
+        KeyError
+            Where no rule has it.
+        """
+        contents = self._settled()
+        found: list[Any] = [None] * len(self._tree.paths)
+        known: set[str] = set()
+        for leaf in contents.leaves:
+            names = contents.kind(leaf).rule.moments
+            known.update(names)
+            if name in names:
+                x = leaf.moments[names.index(name)]
+                found[leaf.index] = leaf.library.paired(x) if leaf.dtype.complex else x
+        if name not in known:
+            raise KeyError(f"no rule has the moment {name!r}; there are {sorted(known)}")
+        return self._tree.build(found)
+
+    @alone
+    def reset(self, path: str = "*") -> None:
+        """Begin anew for some leaves: their moments as before the first step, their counts 0.
+
+        Parameters
+        ----------
+        path : str
+            A path, or a glob of paths; all unless given. The parameters stay.
+
+        Raises
+        ------
+        ValueError
+            For one that matches no leaf.
+        """
+        contents = self._whole()
+        chosen = [x for x in contents.leaves if x.path == path or fnmatchcase(x.path, path)]
+        if not chosen:
+            raise ValueError(
+                f"{path!r} matches no parameter; the paths are {few(list(self._tree.paths))}"
+            )
+        begun = {x.index: contents.begin(x) for x in chosen}
+        self._contents = contents.with_state(
+            (leaf, 0, begun[leaf.index])
+            if leaf.index in begun
+            else (leaf, leaf.steps, leaf.moments)
+            for leaf in contents.leaves
+        )
 
     @property
     def steps(self) -> dict[str, int]:
@@ -239,7 +316,7 @@ class Optimizer:
 
     def explain(self) -> engines.Explanation:
         """Return for each leaf the engine that runs it, and why; it is shown as a table."""
-        return engines.explain(self._contents.traced, self._contents.leaves, self._engine)
+        return engines.explain(self._contents.kinds, self._contents.leaves, self._engine)
 
     @alone
     def state_dict(self) -> dict[str, Any]:
@@ -259,7 +336,7 @@ class Optimizer:
             After an interrupted step.
         """
         contents = self._whole()
-        return state_dict.to_dict(contents.rule, contents.leaves)
+        return state_dict.to_dict(contents)
 
     @alone
     def load_state_dict(self, state: Any, *, hyperparameters: bool = True) -> None:
@@ -281,7 +358,7 @@ class Optimizer:
             Where the state does not fit; nothing has changed then.
         """
         contents = self._contents
-        new = state_dict.from_dict(contents.rule, contents.leaves, state, hyperparameters)
+        new = state_dict.from_dict(contents, state, hyperparameters)
         self._restore(*new)
 
     @alone
@@ -311,7 +388,7 @@ class Optimizer:
         from .state import file  # a third of the time of importing the package
 
         contents = self._whole()
-        file.save(path, contents.rule, contents.leaves)
+        file.save(path, contents)
 
     @alone
     def load(self, path: str | os.PathLike[str], *, params: bool = True) -> None:
@@ -341,10 +418,10 @@ class Optimizer:
         from .state import file
 
         contents = self._contents
-        self._restore(*file.load(path, contents.rule, contents.leaves, params))
+        self._restore(*file.load(path, contents, params))
 
-    def _restore(self, rule: Rule, restored: Iterable[Restored]) -> None:
-        rule, leaves, values = rules.validated(rule), [], []
+    def _restore(self, rule: Any, restored: Iterable[Restored]) -> None:
+        rule, leaves, values = groups.validated(rule), [], []
         for leaf, steps, moments, array in restored:
             new = dataclasses.replace(leaf, steps=steps, moments=moments)
             if array is not None and leaf.library.writable(leaf.array):
@@ -374,7 +451,7 @@ class Optimizer:
         self._begin(state["params"], state["rule"], state["engine"])
         self._nonfinite, self._skipped = state["nonfinite"]
         for leaf, (steps, moments) in zip(self._contents.leaves, state["state"], strict=True):
-            leaf.steps, leaf.moments = steps, moments or self._start(leaf)
+            leaf.steps, leaf.moments = steps, moments or self._contents.begin(leaf)
         self._contents.torn = state["torn"]
 
     @alone
@@ -390,7 +467,8 @@ class Optimizer:
         return self.__copy__()
 
     def __repr__(self) -> str:
-        shown = rules.fields(self.rule)
+        rule = self.rule
+        shown: dict[str, Any] = {"rules": rule} if isinstance(rule, Mapping) else rules.fields(rule)
         if self._nonfinite != "propagate":
             shown["nonfinite"] = self._nonfinite
         options = ", ".join(f"{k}={v!r}" for k, v in shown.items())

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import Any, cast
 
@@ -18,14 +18,13 @@ import array_api_compat.numpy
 import numpy as np
 
 from . import detect
-from . import rule as rules
 from .check import shape_of
 from .detect import Backend, load
 from .dtypes import name_of
 from .engines.kernels.program import Program, Traced, counted
 from .engines.kernels.symbols import MistakeError
 from .libraries import Library
-from .rule import Coefficients, Rule
+from .rule import Operand, Rule, Varying, chain, mapped
 from .words import a, few, shown
 
 #: Functions of the array API that look at more than one element; methods have the same names.
@@ -40,7 +39,9 @@ def check(traced: Traced, leaves: Iterable[tuple[Backend, Any]]) -> None:
     """Raise ValueError for a rule, already validated, that cannot step these arrays."""
     rule, name = traced.given, type(traced.given).__name__
     _check_names(name, rule.moments)
-    coefficients = _coefficients(name, rule)
+    for _, level in chain(rule):
+        _check_own_coefficients(type(level).__name__, level)
+    coefficients = traced.sample
     try:
         suffices = traced.refusal is None
     except MistakeError as error:
@@ -72,10 +73,10 @@ def _check_names(name: str, moments: Any) -> None:
         )
 
 
-def _coefficients(name: str, rule: Rule) -> Mapping[str, float]:
-    """The coefficients of the first update, with some number where there is a schedule."""
+def _check_own_coefficients(name: str, rule: Rule) -> None:
+    """Raise unless a rule gives its own coefficients, with some number for each schedule."""
     try:
-        found: Any = rules.some_coefficients(rule)
+        found: Any = mapped(rule, lambda _, x: Varying(0.5) if callable(x) else x).coefficients(1)
     except Exception as error:
         raise ValueError(
             f"the rule {name} raises {type(error).__name__} from coefficients(1): {error}"
@@ -89,19 +90,18 @@ def _coefficients(name: str, rule: Rule) -> Mapping[str, float]:
         try:
             number = not isinstance(value, str | bytes) and float(value) is not None
         except (TypeError, ValueError, OverflowError):
-            number = False
+            number = isinstance(value, Operand)
         if not number:
             raise ValueError(
                 f"the rule {name} returns {shown(value)} as the coefficient {key!r}; it must be a "
                 "number that a float can hold"
             )
-    return found
 
 
 def _check_coefficients(name: str, program: Program, known: Mapping[str, float]) -> None:
-    for scalar in program.scalars:
-        if scalar.startswith("c_") and scalar[2:] not in known:
-            raise ValueError(f"the rule {name} {_unknown(scalar[2:], known)}")
+    for path in program.coefficients:
+        if path not in known:
+            raise ValueError(f"the rule {name} {_unknown(path, known)}")
 
 
 def _unknown(name: str, known: Mapping[str, float]) -> str:
@@ -129,13 +129,24 @@ def _check_order(name: str, rule: Rule, program: Program) -> None:
     )
 
 
-class _Coefficients(Coefficients):
+class _Coefficients:
     """Coefficients that say so when they are asked for one that does not exist."""
+
+    def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
+        self._values, self._prefix = values, prefix
+
+    @property
+    def rule(self) -> _Coefficients:
+        """The coefficients of the rule that a wrapper holds."""
+        return _Coefficients(self._values, f"{self._prefix}rule.")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise MistakeError(_unknown(name, self.__dict__))
+        path = self._prefix + name
+        if path not in self._values:
+            raise MistakeError(_unknown(path, self._values))
+        return self._values[path]
 
 
 class _Watched:
@@ -162,21 +173,36 @@ class _Trial:
     ) -> None:
         self._name, self._rule = name, traced.rule
         self._refusal = str(traced.refusal)
-        self._c = _Coefficients(**coefficients)
+        self._values, self._operands = coefficients, tuple(traced.operands)
         self._facts, self._library = facts, load(facts.library)
         self._shape = (*shape, 2) if facts.facts.complex else shape
         self._names = ("the parameter", *traced.rule.moments)
 
     def _update(self, p: Any, *others: Any) -> tuple[Any, ...]:
-        xp = cast(Library, detect.library(p)).namespace(p)
-        return counted(self._rule, self._rule.update(xp, self._c, p, *others))
+        """The results for a parameter, a gradient and moments, then operands."""
+        library = cast(Library, detect.library(p))
+        xp, count = library.namespace(p), len(self._names)
+        c = self._c(library, p, others[count:])
+        return counted(self._rule, self._rule.update(xp, c, p, *others[:count]))
+
+    def _c(self, library: Library, p: Any, operands: Sequence[Any]) -> _Coefficients:
+        """The coefficients, with arrays for operands and truth values."""
+        truths = {
+            path: library.truth(p, x) for path, x in self._values.items() if isinstance(x, bool)
+        }
+        arrays = dict(zip(self._operands, operands, strict=True))
+        return _Coefficients({**self._values, **truths, **arrays})
 
     def check_results(self, x: Any) -> None:
         """Raise unless the results are as many as the state, and like it."""
         try:
             with np.errstate(all="ignore"):
                 new = self._library.tried(
-                    self._update, x, 1 + len(self._names), self._shape, self._facts.compute
+                    self._update,
+                    x,
+                    1 + len(self._names) + len(self._operands),
+                    self._shape,
+                    self._facts.compute,
                 )
         except MistakeError as error:
             raise ValueError(f"the rule {self._name} {error}") from None
@@ -221,10 +247,12 @@ class _Trial:
 
         def first(others: float) -> list[bytes]:
             """The first element of each result, where all others are given."""
-            operands = [np.full(self._shape, 1.5 + k) for k in range(1 + len(self._names))]
-            for x in operands:
+            count = 1 + len(self._names)
+            arrays = [np.full(self._shape, 1.5 + k) for k in range(count + len(self._operands))]
+            for x in arrays:
                 x.reshape(-1)[1:] = others
-            new = self._rule.update(xp, self._c, *operands)
+            c = self._c(load("numpy"), arrays[0], arrays[count:])
+            new = self._rule.update(xp, c, *arrays[:count])
             return [np.asarray(x).reshape(-1)[:1].tobytes() for x in new]
 
         try:

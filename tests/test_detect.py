@@ -55,7 +55,7 @@ def test_explain_is_a_table(lib: Lib) -> None:
     assert choices[0].engine == lib.runs  # so what a test holds on `lib`, it holds of that engine
     assert (choices[0].reason == "asked for") is (lib.engine is not None)
     lines = str(choices).splitlines()
-    assert lines[0].split() == ["PATH", "LIBRARY", "DEVICE", "DTYPE", "ENGINE", "REASON"]
+    assert lines[0].split() == ["PATH", "LIBRARY", "DEVICE", "DTYPE", "RULE", "ENGINE", "REASON"]
     assert len(lines) == 3 and all(choice.reason in str(choices) for choice in choices)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import optree
 import pytest
 
-from adam_any import Adam, AdamW, functional, rules
+from adam_any import Adam, AdamW, functional, groups, rules
 from adam_any.functional import State
 from tests.helpers import oracle
 from tests.helpers.bits import as_bytes
@@ -188,7 +188,7 @@ WRONG: list[tuple[Any, ...]] = [
     (P, P, {"lr": math.nan}, ValueError, "lr is nan"),
     (P, P, {"lr": np.ones(2)}, ValueError, "'w': lr"),
     (P, P, {"lr": lambda count: -1.0}, ValueError, r"'w': lr\(0\) is -1.0"),
-    (P, P, {"lr": lambda count: 1e39}, ValueError, "'w': coefficient 'alpha' is .*finite float32"),
+    (P, P, {"lr": lambda count: 1e39}, ValueError, "'w': coefficient 'lr' is .*finite float32"),
     (P, P, {"eps": 1e-60}, ValueError, "'w': eps = 1e-60 is 0.0 in float32"),
     (P, P, {"betas": (0.9, 1.0)}, ValueError, "betas"),
     (P, P, {"amsgrad": True}, ValueError, "the moments in the state are"),
@@ -225,7 +225,7 @@ def test_traced_coefficients_are_within_5e_7(
     rule = rules.Adam(1e-3, betas)
 
     def traced(count: Any) -> Any:
-        c = functional._Step(rule, None)._coefficients("float32", count)
+        c = functional.coefficients_of(groups.kind_of(rule), count, "float32")
         return c.alpha, c.s
 
     with jax.enable_x64(x64):

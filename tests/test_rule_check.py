@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, Optimizer, detect, functional, rule_check, rules
+from adam_any.coefficients import Coefficients
 from adam_any.engines import eager
 from adam_any.engines.kernels.program import Traced
 from tests.helpers.bits import differ
@@ -463,7 +464,7 @@ def test_the_reference_squares_a_single_number_as_it_does_an_array(dtype: str) -
     """NumPy's own scalars have another `**`, which rounds one in 1,000 squares otherwise."""
     rng = np.random.default_rng(0)
     p, g, m = rng.standard_normal((3, 5000)).astype(dtype)
-    c = rule_check._Coefficients(a=0.1)
+    c = Coefficients(a=0.1)
     for x, y, z in zip(p, g, m, strict=True):
         old = np.asarray(x), np.asarray(y), [np.asarray(z)]
         found = [eager.update(Custom(f), c, dtype, *old) for f in (squared, multiplied)]

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ..detect import Backend
+from .. import rule as rules
 from ..leaf import Leaf
 from ..words import named
 from .kernels.program import Traced
 from .protocol import Engine, Plan
 
+if TYPE_CHECKING:
+    from ..groups import Kind
+
 REFERENCE = "eager"
 
 
 class Choice(NamedTuple):
-    """The engine that runs a leaf, and why."""
+    """The rule of a leaf, the engine that runs it, and why."""
 
     path: str
     library: str
     device: str
     dtype: str
+    rule: str
     engine: str
     reason: str
 
@@ -44,13 +48,17 @@ class Explanation(tuple[Choice, ...]):
     __repr__ = __str__
 
 
-def choose(traced: Traced, leaf: Leaf, engine: str | None) -> Choice:
+def choose(kind: Kind, leaf: Leaf, engine: str | None) -> Choice:
     """The engine for one leaf, `engine` where the user forces it."""
     facts = leaf.backend
-    name, reason = _chosen(traced, leaf, engine)
-    if reason is None:
-        reason = load(name).summary()  # which may import a compiler, to say how it will run
-    return Choice(leaf.path, facts.library, str(facts.device), facts.dtype, name, reason)
+    if kind.frozen:
+        name, reason = "none", "frozen: its rule is None"
+    else:
+        name, why = _chosen(kind.traced, leaf, engine)
+        # The summary may import a compiler, to say how it will run.
+        reason = load(name).summary() if why is None else why
+    rule = "None" if kind.frozen else rules.shown(kind.rule)
+    return Choice(leaf.path, facts.library, str(facts.device), facts.dtype, rule, name, reason)
 
 
 def _chosen(traced: Traced, leaf: Leaf, engine: str | None) -> tuple[str, str | None]:
@@ -64,21 +72,23 @@ def _chosen(traced: Traced, leaf: Leaf, engine: str | None) -> tuple[str, str | 
     return (fast, None) if refusal is None else (REFERENCE, refusal)
 
 
-def explain(traced: Traced, leaves: Iterable[Leaf], engine: str | None) -> Explanation:
+def explain(kinds: Sequence[Kind], leaves: Iterable[Leaf], engine: str | None) -> Explanation:
     """The choices for all leaves."""
-    return Explanation(choose(traced, leaf, engine) for leaf in leaves)
+    return Explanation(choose(kinds[leaf.kind], leaf, engine) for leaf in leaves)
 
 
-def plans(traced: Traced, leaves: Sequence[Leaf], engine: str | None) -> list[Plan]:
+def plans(kinds: Sequence[Kind], leaves: Sequence[Leaf], engine: str | None) -> list[Plan]:
     """Plans that together hold every leaf, those that write in place last.
 
-    There is one for each engine and backend.
+    There is one for each engine, backend and program.
     """
-    groups: dict[tuple[str, Backend], list[Leaf]] = {}
+    groups: dict[Any, tuple[Traced, list[Leaf]]] = {}
     for leaf in leaves:
-        key = _chosen(traced, leaf, engine)[0], leaf.backend
-        groups.setdefault(key, []).append(leaf)
-    made = [load(name).Plan(traced, group) for (name, _), group in groups.items()]
+        traced = kinds[leaf.kind].traced
+        name, _ = _chosen(traced, leaf, engine)
+        key = name, leaf.backend, load(name).key(traced)
+        groups.setdefault(key, (traced, []))[1].append(leaf)
+    made = [load(name).Plan(*group) for (name, *_), group in groups.items()]
     return sorted(made, key=lambda plan: plan.in_place)
 
 

@@ -1,12 +1,14 @@
 """The protocol of an engine: its arguments, and its promises.
 
-An engine is a module with two functions and a class:
+An engine is a module with three functions and a class:
 
 - `refusal(traced, leaf)` says in words why it cannot take a leaf, or returns None.
 - `summary()` describes in words how it runs the leaves that it takes.
+- `key(traced)` is equal for rules that may share a plan.
 - `Plan(traced, leaves)` prepares for leaves of one backend what does not change between steps.
 - `Plan.current` says whether what it has prepared still holds; if not, plans are made anew.
 - `Plan.gather` checks every gradient and raises before anything is written; it changes nothing.
+- `Plan.add` adds terms over each leaf, for rules that ask for sums.
 - `Plan.step` runs the rule. Leaves that are written in place are written here, with their moments;
   replaced ones come back as updates, which the optimizer assigns once every plan has succeeded.
 - `Plan.finish` is asked about a step that was interrupted.
@@ -16,13 +18,13 @@ An engine is a module with two functions and a class:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
+from ..coefficients import Coefficients
 from ..leaf import Leaf, Update
 from ..memory import Written
-from ..rule import Coefficients
 from .kernels.program import Traced
 
 
@@ -63,6 +65,12 @@ class Plan(Protocol):
         """
         ...
 
+    def add(
+        self, finite: bool, c: Coefficients, grads: Sequence[Any]
+    ) -> list[Sequence[float] | None]:
+        """For each leaf of which something was gathered the sums of `Traced.terms(finite)`."""
+        ...
+
     def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Update every leaf of which something was gathered. No two calls have the same number."""
         ...
@@ -84,6 +92,10 @@ class Engine(Protocol):
 
     def summary(self) -> str:
         """A line for `explain()` about how the engine runs a leaf."""
+        ...
+
+    def key(self, traced: Traced) -> Hashable:
+        """A key that is equal for rules whose leaves may be in one plan."""
         ...
 
     def Plan(self, traced: Traced, leaves: Sequence[Leaf]) -> Plan:  # noqa: N802 (a class there)

@@ -17,17 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .. import check
+from ..coefficients import Coefficients, bound, nested
 from ..leaf import Leaf, Update
+from ..libraries.jax import LIBRARY
 from ..memory import Written
-from ..rule import Coefficients
+from ..rule import Rule
+from ..sums import Terms, blocks
 from ..words import at
-from .eager import replaced
+from .eager import operands_of, replaced
 from .kernels.program import Traced
 from .protocol import Unfinished
 
@@ -39,6 +44,11 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
     except TypeError as error:
         return f"the rule cannot be compiled: {error}; make that field a tuple, or hashable"
     return None
+
+
+def key(traced: Traced) -> Hashable:
+    """The rule itself."""
+    return id(traced)
 
 
 def summary() -> str:
@@ -54,11 +64,13 @@ class Plan:
     def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
         self._compute = leaves[0].backend.compute
-        self._names = traced.names
-        self._call = _call(cast(Hashable, traced.rule), self._compute, self._names)
+        self._traced, self._names = traced, traced.names
+        self._facts = traced.names, traced.conditions, tuple(traced.operands)
+        self._call = _call(cast(Hashable, traced.rule), self._compute, *self._facts)
         for leaf in leaves:
             # A loaded moment has its sharding from before, and the user may have moved p.
             leaf.moments = tuple(_beside(leaf.array, moment) for moment in leaf.moments)
+            leaf.operands = {path: _beside(leaf.array, x) for path, x in leaf.operands.items()}
 
     def current(self) -> bool:
         """Always: it asks the arrays themselves at each step."""
@@ -77,10 +89,31 @@ class Plan:
             self._call.compile(np.zeros(len(self._names), self._compute), *arguments)
         return gathered
 
+    def add(
+        self, finite: bool, c: Coefficients, grads: Sequence[Any]
+    ) -> list[Sequence[float] | None]:
+        """The sums of each leaf that has a gradient, by one compiled call; waits for them."""
+        leaves, arguments = self._arguments(grads)
+        scalars = self._scalars(c)
+        run = _adding(cast(Hashable, self._traced.rule), finite, self._compute, *self._facts)
+        with jax.transfer_guard("allow"):  # they are ours, and no surprise
+            sums = iter(np.asarray(run(scalars, *arguments)).tolist()) if leaves else iter(())
+        return [None if g is None else next(sums) for g in grads]
+
+    def _scalars(self, c: Coefficients) -> Any:
+        """The coefficients in order; those made of sums, if they are not known yet, as 0."""
+        values = []
+        for name in self._names:
+            try:
+                values.append(attrgetter(name)(c))
+            except AttributeError:
+                values.append(0.0)
+        return np.array(values, self._compute)
+
     def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Run the compiled rule on every leaf that has a gradient."""
         leaves, arguments = self._arguments(grads)
-        scalars = np.array([getattr(c, name) for name in self._names], self._compute)
+        scalars = self._scalars(c)
         with jax.transfer_guard_host_to_device("allow"):  # they are ours, and no surprise
             new = self._call.jitted(scalars, *arguments)
         return [
@@ -98,7 +131,9 @@ class Plan:
         leaves = [leaf for leaf, g in zip(self.leaves, grads, strict=True) if g is not None]
         params = [_strong(leaf.array) for leaf in leaves]
         present = [_strong(g) for g in grads if g is not None]
-        return leaves, (params, present, [leaf.moments for leaf in leaves])
+        moments = [leaf.moments for leaf in leaves]
+        operands = [tuple(operands_of(self._traced, leaf)) for leaf in leaves]
+        return leaves, (params, present, moments, operands)
 
 
 class _Call:
@@ -119,19 +154,67 @@ class _Call:
 
 
 @lru_cache(maxsize=256)
-def _call(rule: Hashable, compute: str, names: tuple[str, ...]) -> _Call:
-    return _Call(partial(_step, rule, compute, names))
+def _call(rule: Hashable, compute: str, *facts: tuple[str, ...]) -> _Call:
+    return _Call(partial(_step, rule, compute, *facts))
+
+
+@lru_cache(maxsize=256)
+def _adding(rule: Hashable, finite: bool, compute: str, *facts: tuple[str, ...]) -> Any:
+    return jax.jit(partial(_sums, Terms(cast(Rule, rule), finite), compute, *facts))
+
+
+def _named(c: Any, names: Sequence[str], conditions: Sequence[str]) -> Coefficients:
+    """The coefficients from a vector of them."""
+    return nested({x: c[i] != 0 if x in conditions else c[i] for i, x in enumerate(names)})
 
 
 def _step(
-    rule: Any, compute: str, names: tuple[str, ...], c: Any, params: Any, grads: Any, moments: Any
+    rule: Any,
+    compute: str,
+    names: tuple[str, ...],
+    conditions: tuple[str, ...],
+    paths: tuple[str, ...],
+    c: Any,
+    params: Any,
+    grads: Any,
+    moments: Any,
+    operands: Any,
 ) -> list[tuple[Any, ...]]:
     """The rule on every leaf: the function that XLA compiles."""
-    named = Coefficients(**{name: c[i] for i, name in enumerate(names)})
+    run = partial(replaced, rule, _named(c, names, conditions), compute, paths)
     return [
-        replaced(rule, named, compute, p, g, *mine)
-        for p, g, mine in zip(params, grads, moments, strict=True)
+        run(p, g, *mine, *own)
+        for p, g, mine, own in zip(params, grads, moments, operands, strict=True)
     ]
+
+
+def _sums(
+    terms: Terms,
+    compute: str,
+    names: tuple[str, ...],
+    conditions: tuple[str, ...],
+    paths: tuple[str, ...],
+    c: Any,
+    params: Any,
+    grads: Any,
+    moments: Any,
+    operands: Any,
+) -> Any:
+    """The sums of every leaf, in the widest float that JAX computes in now."""
+    named = _named(c, names, conditions)
+    found = []
+    for p, g, mine, own in zip(params, grads, moments, operands, strict=True):
+        given = bound(named, dict(zip(paths, own, strict=True)))
+        p, g = (LIBRARY.computable(x, compute) for x in (p, g))
+        found.append(jnp.stack([added(x) for x in terms(jnp, given, p, g, *mine)]))
+    return jnp.stack(found)
+
+
+def added(x: Any) -> Any:
+    """The sum of an array, in a graph."""
+    config: Any = jax.config
+    wide = "float64" if config.jax_enable_x64 else "float32"
+    return jnp.sum(blocks(jnp, x.reshape(-1), wide))
 
 
 def _gradient(leaf: Leaf, g: Any) -> Any:

@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .. import rule as rules
 from ..adam import Adam
 from ..check import shape_of
+from ..coefficients import at
 from ..detect import backend, load
 from ..dtypes import is_complex
 from ..leaf import Leaf
@@ -133,7 +133,7 @@ def to_torch(
     opt._whole()
     groups = [{"params": list(range(len(leaves)))}] if like is None else checked(like)
     paths = _paths(opt, groups, names)
-    rule = rules.at(opt.rule)(max(opt.steps.values(), default=0))
+    rule = at(opt.rule)(max(opt.steps.values(), default=0))
     settings = {
         **{name: getattr(rule, name) for name in HYPERPARAMETERS},
         **{theirs: getattr(opt.rule, name) for name, theirs in OPTIONS.items()},

@@ -16,8 +16,12 @@ from typing import Any, Protocol
 
 import array_api_compat
 
+from .. import sums
 from ..dtypes import is_complex, name_of
 from ..memory import Extent
+
+#: Elements whose terms are widened at a time.
+PIECE = 64 * sums.BLOCK
 
 
 class Library:
@@ -83,6 +87,11 @@ class Library:
     #: Whether operations on arrays of no dimensions give scalars, whose `**` may round otherwise
     #: than that of arrays; the reference computes them as arrays of one element then.
     scalars = False
+
+    def paired(self, x: Any) -> Any:
+        """An array of pairs, in its last axis of two, as complex numbers: a view if it can be."""
+        xp = self.namespace(x)
+        return xp.astype(x[..., 0], _complex(xp, x)) + xp.astype(x[..., 1], _complex(xp, x)) * 1j
 
     def computable(self, x: Any, compute: str) -> Any:
         """An array as real numbers of the compute dtype; itself if it is that."""
@@ -169,6 +178,36 @@ class Library:
         xp = self.namespace(arrays[0])
         return [float(xp.max(xp.abs(self.reals(x)))) for x in arrays]
 
+    def all_hold(self, condition: Callable[..., Any], *operands: Any) -> bool:
+        """Return whether a condition on arrays, and numbers among them, holds for every element."""
+        xp = self.namespace(next(x for x in operands if hasattr(x, "shape")))
+        return bool(xp.all(condition(xp, *operands)))
+
+    def blocks_of(
+        self, terms: Callable[..., Any], axes: Sequence[int] | None, *arrays: Any
+    ) -> list[list[float]]:
+        """The sums of the blocks of each term that a pure function gives: see `sums`.
+
+        The function takes a parameter, its gradient and other arrays; `axes` is the order of the
+        parameter's axes in memory.
+        """
+        found = []
+        for x in terms(*arrays):
+            xp = self.namespace(x)
+            if axes is not None:
+                x = self.transposed(x, (*axes, *range(len(axes), x.ndim)))
+            line = xp.reshape(x, (-1,))
+            parts = [
+                self.to_host(sums.blocks(xp, line[start : min(start + PIECE, line.shape[0])]))
+                for start in range(0, line.shape[0], PIECE)
+            ]
+            found.append([number for part in parts for number in part.tolist()])
+        return found
+
+    def truth(self, x: Any, value: bool) -> Any:
+        """A truth value as an array without dimensions beside `x`, for `where`."""
+        return self.namespace(x).asarray(value, device=x.device)
+
     def on(self, x: Any) -> AbstractContextManager[Any]:
         """The context in which operations run, and new arrays are stored, on the device of `x`."""
         return nullcontext()
@@ -198,6 +237,11 @@ class Library:
     def fill(self, out: Any, g: Any) -> None:
         """Convert the numbers of an array on the host, into a line of reals that NumPy holds."""
         raise NotImplementedError
+
+
+def _complex(xp: Any, x: Any) -> Any:
+    """The complex dtype of pairs of these reals."""
+    return xp.complex128 if name_of(x.dtype) == "float64" else xp.complex64
 
 
 class Addresses(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import dask
@@ -48,22 +49,19 @@ class Dask(Library):
         So the chunk's own library computes, with its bits, and what guards `f` against warnings
         holds in the thread that runs it; Dask's own operators would leave both to the scheduler.
         """
-        p, g, *moments = arrays
-        pair = ((2,),)  # the last axis of a complex leaf's moments
-        moments = [m.rechunk(p.chunks + pair * (m.ndim - p.ndim)) for m in moments]
-        given = [(x, tuple(range(x.ndim))) for x in (p, g.rechunk(p.chunks), *moments)]
-        axes = max((axes for _, axes in given), key=len)
-        packs = da.blockwise(
-            f,
-            axes,
-            *(x for pair in given for x in pair),
-            meta=np.empty((0,) * len(axes), object),
-            align_arrays=False,
-        )
+        given, axes, packs = _packs(f, *arrays)
         return tuple(
             da.blockwise(_unpacked, own, packs, axes, i=i, meta=x._meta, align_arrays=False)
             for i, (x, own) in enumerate([given[0], *given[2:]])
         )
+
+    def blocks_of(
+        self, terms: Callable[..., Any], axes: Sequence[int] | None, *arrays: Any
+    ) -> list[list[float]]:
+        """The sums of the blocks of every chunk."""
+        *_, packs = _packs(partial(_blocks_of, terms), *arrays)
+        chunks = dask.compute(packs.to_delayed().ravel().tolist())[0]
+        return [[x for part in parts for x in part] for parts in zip(*chunks, strict=True)]
 
     def computed(self, results: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         persisted: list[tuple[Any, ...]] = dask.persist(results)[0]
@@ -89,6 +87,29 @@ class Dask(Library):
             for x in arrays
         ]
         return [float(np.max(peak)) for peak in dask.compute(peaks)[0]]
+
+
+def _packs(f: Callable[..., Any], p: Any, g: Any, *others: Any) -> tuple[Any, Any, Any]:
+    """A function on every chunk of `p` and those that belong to it: one task each.
+
+    What it is given, with axes; the axes of the results; and these, a pack for each chunk.
+    """
+    pair = ((2,),)  # the last axis of a complex leaf's moments
+    others = tuple(x.rechunk(p.chunks + pair * (x.ndim - p.ndim)) for x in others)
+    given = [(x, tuple(range(x.ndim))) for x in (p, g.rechunk(p.chunks), *others)]
+    axes = max((axes for _, axes in given), key=len)
+    packs = da.blockwise(
+        f,
+        axes,
+        *(x for pair in given for x in pair),
+        meta=np.empty((0,) * len(axes), object),
+        align_arrays=False,
+    )
+    return given, axes, packs
+
+
+def _blocks_of(terms: Callable[..., Any], *chunks: Any) -> list[list[float]]:
+    return cast(Library, library(chunks[0])).blocks_of(terms, None, *chunks)
 
 
 def _unpacked(pack: Any, i: int) -> Any:

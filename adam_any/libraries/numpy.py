@@ -58,6 +58,12 @@ class NumPy(Library):
         # With a last axis of one the view is allowed for 0-d and strided arrays too.
         return x[..., None].view(x.real.dtype) if x.dtype.kind == "c" else x
 
+    def paired(self, x: Any) -> Any:
+        return x.view(np.result_type(x, np.complex64))[..., 0]
+
+    def truth(self, x: Any, value: bool) -> Any:
+        return np.bool_(value)
+
     def tried(
         self, f: Callable[..., Any], x: Any, number: int, shape: tuple[int, ...], compute: str
     ) -> Any:

@@ -73,6 +73,12 @@ class Torch(Library):
         self.write(out, new)
         return out
 
+    def paired(self, x: Any) -> Any:
+        return torch.view_as_complex(x)
+
+    def truth(self, x: Any, value: bool) -> Any:
+        return torch.tensor(value, device=x.device)
+
     def write(self, x: Any, new: Any) -> None:
         """Write through a detached view, so that the write is not part of the user's graph."""
         x = x.detach()

@@ -46,3 +46,10 @@ def one_minus_power(beta: Any, t: Any) -> Any:
 def sqrt(x: Any) -> Any:
     """The square root of a scalar."""
     return math.sqrt(x) if isinstance(x, float) else array_namespace(x).sqrt(x)
+
+
+def initially(t: Any, first: Any, later: Any) -> Any:
+    """One number for update 1, and another for all later ones."""
+    if type(t) is int:
+        return first if t == 1 else later
+    return array_namespace(t).where(t == 1, first, later)

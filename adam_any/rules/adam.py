@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..rule import Number, number
+from ..wrapper import Changed
 from ._averages import ema, ema_weight, one_minus_power, sqrt
 
 
@@ -60,6 +61,9 @@ class Adam:
     amsgrad: bool = False
     maximize: bool = False
 
+    #: The coefficients that are proportional to the learning rate.
+    rates: ClassVar[tuple[str, ...]] = ("lr", "alpha", "decay")
+
     @property
     def moments(self) -> tuple[str, ...]:
         """The moments m and v; vmax with AMSGrad."""
@@ -70,6 +74,7 @@ class Adam:
         lr: Any = self.lr
         beta1, beta2 = self.betas
         return {
+            "lr": lr,
             "alpha": lr / one_minus_power(beta1, t),
             "s": 1.0 / sqrt(one_minus_power(beta2, t)),
             "w1": ema_weight(beta1),
@@ -92,9 +97,25 @@ class Adam:
         v = ema(v, g * g, beta2, c.w2)
         if self.amsgrad:
             vmax = xp.maximum(vmax, v)
-        u = m / (xp.sqrt(vmax if self.amsgrad else v) * c.s + c.eps)
+        u = m / self._root(xp, c, vmax if self.amsgrad else v)
         if self.weight_decay and self.decoupled:
             p = p - (c.alpha * u + c.decay * p)
         else:
             p = p - c.alpha * u
         return (p, m, v, vmax) if self.amsgrad else (p, m, v)
+
+    def _root(self, xp: Any, c: Any, v: Any) -> Any:
+        return xp.sqrt(v) * c.s + c.eps
+
+    def step_size(self, xp: Any, c: Any, *moments: Any) -> Any:
+        """By what the corrected first moment is multiplied, element by element."""
+        return c.lr / self._root(xp, c, moments[-1])
+
+    @property
+    def decays(self) -> tuple[Any, ...]:
+        """The decay rates whose powers are in the bias corrections."""
+        return self.betas
+
+    def corrected(self, xp: Any, c: Any, ones1: Any, ones2: Any) -> Any:
+        """The coefficients with these in place of ``1 - beta**t``."""
+        return Changed(c, alpha=c.lr / ones1, s=1.0 / xp.sqrt(ones2))

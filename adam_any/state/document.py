@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import numbers
+from collections.abc import Iterator
 from typing import Any
 
 from ..words import shown
@@ -11,17 +12,31 @@ from ..words import shown
 
 def dumps(values: dict[str, Any]) -> str:
     """The document of these values; ValueError for an option or number that it cannot hold."""
-    for name, value in [*values["options"].items(), *values["hyperparameters"].items()]:
-        try:
-            survives = _frozen(json.loads(_json(value))) == value
-        except TypeError:
-            survives = False
-        if not survives:
-            raise ValueError(
-                f"{name} is {shown(value)}, which a file cannot hold; it must be a number, a "
-                "string, a bool, None or a tuple of these (state_dict can hold anything)"
-            )
+    for level in _levels(values):
+        for name, value in [*level["options"].items(), *level["hyperparameters"].items()]:
+            try:
+                like = _frozen(value) if isinstance(value, dict) else value  # of a schedule
+                survives = _frozen(json.loads(_json(value))) == like
+            except TypeError:
+                survives = False
+            if not survives:
+                raise ValueError(
+                    f"{name} is {shown(value)}, which a file cannot hold; it must be a number, a "
+                    "string, a bool, None or a tuple of these (state_dict can hold anything)"
+                )
     return _json(values)
+
+
+def _levels(values: Any) -> Iterator[Any]:
+    """All parts that describe one rule."""
+    if not isinstance(values, dict):
+        return
+    if "options" in values and "hyperparameters" in values:
+        yield values
+    yield from _levels(values.get("held"))
+    groups = values.get("groups")
+    for group in groups.values() if isinstance(groups, dict) else ():
+        yield from _levels(group)
 
 
 def _json(value: Any) -> str:
@@ -35,7 +50,9 @@ def _json(value: Any) -> str:
 
 def _frozen(value: Any) -> Any:
     """A JSON value with tuples for its lists: the fields of a frozen rule are tuples."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+    if isinstance(value, dict):
+        return {key: _frozen(x) for key, x in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def loads(text: str) -> dict[str, Any]:
@@ -46,6 +63,7 @@ def loads(text: str) -> dict[str, Any]:
         raise ValueError(f"the file is damaged: its metadata is not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError("the file is damaged: its metadata is not a JSON object")
-    if isinstance(values.get("options"), dict):
-        values["options"] = {name: _frozen(value) for name, value in values["options"].items()}
+    for level in _levels(values):
+        if isinstance(level["options"], dict):
+            level["options"] = {name: _frozen(value) for name, value in level["options"].items()}
     return values

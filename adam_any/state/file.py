@@ -24,20 +24,22 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..check import shape_of
 from ..dtypes import DTYPES
 from ..leaf import Leaf
-from ..rule import Rule
 from ..words import named, shown
 from . import document, state_dict
 from .atomic_write import replacing
 from .messages import same_names
 from .safetensors import SIZES, Kind, Reader, header, in_order, write
 from .state_dict import Restored
+
+if TYPE_CHECKING:
+    from ..contents import Contents
 
 Path = str | os.PathLike[str]
 
@@ -61,14 +63,16 @@ class Stored(NamedTuple):
         return f"{self.leaf.path}/{self.what}"
 
 
-def save(path: Path, rule: Rule, leaves: Sequence[Leaf]) -> None:
-    """Write parameters and state of `leaves` to a file, or leave what was there as it was."""
-    stored = {x.name: x for leaf in leaves for x in _stored(rule, leaf, params=True)}
-    if len(stored) < len(leaves) * (1 + len(rule.moments)):
+def save(path: Path, contents: Contents) -> None:
+    """Write parameters and state to a file, or leave what was there as it was."""
+    leaves = contents.leaves
+    every = [x for leaf in leaves for x in _stored(contents, leaf, params=True)]
+    stored = {x.name: x for x in every}
+    if len(stored) < len(every):
         raise ValueError("two arrays have the same name path/moment in the file; rename a key")
     _check_paths(leaves)
     steps = {leaf.path: leaf.steps for leaf in leaves}
-    text = document.dumps({**state_dict.head(rule, params=True), "steps": steps})
+    text = document.dumps({**state_dict.head(contents.rule, params=True), "steps": steps})
     kinds = {name: x.kind for name, x in stored.items()}
 
     def beginning(seal: str) -> bytes:
@@ -82,10 +86,8 @@ def save(path: Path, rule: Rule, leaves: Sequence[Leaf]) -> None:
         file.write(beginning(_seal(text, lines)))
 
 
-def load(
-    path: Path, rule: Rule, leaves: Sequence[Leaf], params: bool
-) -> tuple[Rule, list[Restored]]:
-    """The rule and the leaves' new state, as `state_dict.from_dict` gives them, from a file.
+def load(path: Path, contents: Contents, params: bool) -> tuple[Any, list[Restored]]:
+    """The rules and the leaves' new state, as `state_dict.from_dict` gives them, from a file.
 
     With `params` also their new parameters.
     """
@@ -93,14 +95,14 @@ def load(
         text, seal = _metadata(file)
         head = state_dict.current(document.loads(text))
         steps = head.pop("steps", None)
-        rule = state_dict.restored_rule(rule, head)
+        rule, leaves = state_dict.restored_rule(contents.rule, head), contents.leaves
         if params and not head["params"]:
             raise ValueError(
                 "the file is of format 1, which has no parameters; put them back yourself, and "
                 "pass params=False"
             )
         counts = state_dict.counts(leaves, steps)
-        wanted = [x for leaf in leaves for x in _stored(rule, leaf, params)]
+        wanted = [x for leaf in leaves for x in _stored(contents, leaf, params)]
         others = [f"{leaf.path}/{PARAM}" for leaf in leaves if head["params"] and not params]
         _check_tensors(file, wanted, others)
         lines = [_line(name, file.kinds[name], file.read(name)) for name in others]
@@ -115,19 +117,19 @@ def load(
         Restored(
             leaf,
             count,
-            tuple(new[f"{leaf.path}/{moment}"] for moment in rule.moments),
+            tuple(new[f"{leaf.path}/{x}"] for x in contents.kind(leaf).rule.moments),
             new.get(f"{leaf.path}/{PARAM}"),
         )
         for leaf, count in zip(leaves, counts, strict=True)
     ]
 
 
-def _stored(rule: Rule, leaf: Leaf, params: bool) -> list[Stored]:
+def _stored(contents: Contents, leaf: Leaf, params: bool) -> list[Stored]:
     """The moments of a leaf, and its parameter, where that is asked for."""
     compute = DTYPES[leaf.backend.compute].file
     found = [
         Stored(leaf, name, moment, Kind(compute, shape_of(moment)))
-        for name, moment in zip(rule.moments, leaf.moments, strict=True)
+        for name, moment in zip(contents.kind(leaf).rule.moments, leaf.moments, strict=True)
     ]
     if params:
         kind = Kind(leaf.dtype.file, leaf.shape + (2,) * leaf.dtype.complex)

@@ -6,24 +6,25 @@ out and on the way in, and everything is checked before anything changes.
 
 from __future__ import annotations
 
-import dataclasses
-import numbers
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import detect
-from .. import rule as rules
 from ..check import shape_of
 from ..leaf import Leaf
 from ..rule import Rule
 from ..words import named, shown
+from . import rules_state
 from .messages import acceptable, equal, same_names
+
+if TYPE_CHECKING:
+    from ..contents import Contents
 
 #: In the first one there were no parameters, and no key for them.
 FORMAT = 2
 
-#: The keys of a checkpoint that are about the whole of it, and about the rule.
-HEAD = ("format", "params", "rule", "options", "hyperparameters")
+#: The keys of a checkpoint that are about the whole of it; those about the rules are in `rules`.
+HEAD = ("format", "params")
 
 #: The largest step count that is loaded: up to it float64, in which coefficients are computed,
 #: holds every count. At a million steps a second it takes 285 years.
@@ -39,48 +40,39 @@ class Restored(NamedTuple):
     array: Any = None
 
 
-def to_dict(rule: Rule, leaves: Iterable[Leaf]) -> dict[str, Any]:
+def to_dict(contents: Contents) -> dict[str, Any]:
     """The state as a dict of plain values and arrays, each copied on its device."""
     state = {}
-    for leaf in leaves:
+    for leaf in contents.leaves:
         copies = [leaf.library.copy(moment) for moment in leaf.moments]
-        named = dict(zip(rule.moments, copies, strict=True))
+        named = dict(zip(contents.kind(leaf).rule.moments, copies, strict=True))
         state[leaf.path] = {"step": leaf.steps, **named}
-    return {**head(rule, params=False), "state": state}
+    return {**head(contents.rule, params=False), "state": state}
 
 
 def from_dict(
-    rule: Rule, leaves: Sequence[Leaf], d: Any, hyperparameters: bool = True
-) -> tuple[Rule, list[Restored]]:
-    """The rule and the leaves' new state, copied out of `d`; ValueError where `d` does not fit.
+    contents: Contents, d: Any, hyperparameters: bool = True
+) -> tuple[Any, list[Restored]]:
+    """The rules and the leaves' new state, copied out of `d`; ValueError where `d` does not fit.
 
-    Without `hyperparameters` the rule keeps its own.
+    Without `hyperparameters` the rules keep their own.
     """
     if not isinstance(d, Mapping):
         raise ValueError(f"the state is a {type(d).__name__}; pass what state_dict() returned")
-    given = current(d)
+    given, leaves = current(d), contents.leaves
     state = given.pop("state", None)
-    new = restored_rule(rule, given, hyperparameters)
+    new = restored_rule(contents.rule, given, hyperparameters)
     equal("params", given["params"], False)
     same_names("the state", state, [leaf.path for leaf in leaves])
-    return new, [_restore(rule, leaf, state[leaf.path]) for leaf in leaves]
+    return new, [_restore(contents.kind(leaf).rule, leaf, state[leaf.path]) for leaf in leaves]
 
 
-def head(rule: Rule, params: bool) -> dict[str, Any]:
-    """A checkpoint but for its arrays and counts, in plain values; schedules are stored as None.
+def head(rule: Any, params: bool) -> dict[str, Any]:
+    """A checkpoint but for its arrays and counts, in plain values.
 
     `params` says whether it has parameters.
     """
-    hyperparameters = {
-        name: tuple(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
-        for name, value in rules.hyperparameters(rule).items()
-    }
-    values = FORMAT, params, rule_name(rule), rules.options(rule), hyperparameters
-    return dict(zip(HEAD, values, strict=True))
-
-
-def _plain(number: Any) -> Any:
-    return None if callable(number) else number
+    return {"format": FORMAT, "params": params, **rules_state.plain(rule)}
 
 
 def current(d: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,62 +81,16 @@ def current(d: Mapping[str, Any]) -> dict[str, Any]:
     return {**d, "format": FORMAT, "params": False} if older else {**d}
 
 
-def restored_rule(rule: Rule, given: Mapping[str, Any], hyperparameters: bool = True) -> Rule:
-    """The rule with the hyperparameters of a checkpoint's head, which must be of its kind.
+def restored_rule(rule: Any, given: Mapping[str, Any], hyperparameters: bool = True) -> Any:
+    """The rules with the hyperparameters of a checkpoint's head, which must be of their kind.
 
-    Without `hyperparameters` it keeps its own.
+    Without `hyperparameters` they keep their own.
     """
-    equal("keys", sorted(map(str, given)), sorted(HEAD))
+    wanted = rules_state.plain(rule)
+    equal("keys", sorted(map(str, given)), sorted([*HEAD, *wanted]))
     equal("format", given["format"], FORMAT)
     equal("params", type(given["params"]), bool)
-    equal("rule", given["rule"], rule_name(rule))
-    equal("options", given["options"], rules.options(rule))
-    return _with(rule, given["hyperparameters"]) if hyperparameters else rule
-
-
-def rule_name(rule: Rule) -> str:
-    """The name of a rule in a checkpoint: its class's, in lower case."""
-    return type(rule).__name__.lower()
-
-
-def _with(rule: Rule, values: Any) -> Rule:
-    mine = rules.hyperparameters(rule)
-    same_names("hyperparameters", values, list(mine))
-    new = {}
-    for name, old in mine.items():
-        value = values[name]
-        value = tuple(value) if isinstance(value, list) else value
-        many = len(old) if isinstance(old, tuple) else 0
-        if many and isinstance(value, tuple) and len(value) == many:
-            value = tuple(map(_unless_scheduled, value, old))
-        elif not many:
-            value = old if name == "lr" and value is None else _unless_scheduled(value, old)
-        if not _alike(value, old):
-            wanted = f"a tuple of {many} numbers" if many else "a number"
-            raise ValueError(f"{name} is {shown(value)} in the state; it must be {wanted}")
-        new[name] = value
-    replaced: Rule = dataclasses.replace(rule, **new)  # type: ignore[type-var]
-    return replaced
-
-
-def _unless_scheduled(value: Any, mine: Any) -> Any:
-    """A number of a checkpoint; where there is a schedule here, it stays as constructed."""
-    return mine if callable(mine) else value
-
-
-def _alike(value: Any, mine: Any) -> bool:
-    """Return whether values are as many as mine, and each a number of a float, or my schedule."""
-    if callable(mine):
-        return value is mine
-    if isinstance(value, tuple) and isinstance(mine, tuple):
-        return len(value) == len(mine) and all(map(_alike, value, mine))
-    if isinstance(mine, tuple) or not isinstance(value, numbers.Real) or isinstance(value, bool):
-        return False
-    try:
-        float(value)
-    except OverflowError:
-        return False
-    return True
+    return rules_state.restored(rule, given, hyperparameters)
 
 
 def _restore(rule: Rule, leaf: Leaf, entry: Any) -> Restored:

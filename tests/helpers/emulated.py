@@ -103,6 +103,9 @@ class Device:
     def read(self, word: Any) -> int:
         return int(numpy(word)[0])
 
+    def numbers(self, x: Any) -> Any:
+        return numpy(x).copy()
+
     def upload(self, arrays: Any, stream: Any) -> list[Any]:
         Device.uploads += 1
         return [array(x) for x in arrays]
@@ -189,6 +192,10 @@ def _library() -> Any:
 
         def largest(self, arrays: Any) -> list[float]:
             return host.largest([numpy(x) for x in arrays])
+
+        def all_hold(self, condition: Any, *operands: Any) -> bool:
+            found = (numpy(x) if hasattr(x, "data") else x for x in operands)
+            return host.all_hold(condition, *found)
 
         def on(self, x: Any) -> Any:
             return contextlib.nullcontext()

@@ -91,7 +91,7 @@ def test_a_new_library_steps_is_explained_and_saved(tmp_path: Any) -> None:
     for _ in range(3):
         params, want = opt.step({"w": Array(g)}), twin.step({"w": g})
     assert params["w"].values.tobytes() == want["w"].tobytes()
-    assert opt.explain()[0][1:5] == ("toy", "toy box", "float32", "eager")
+    assert opt.explain()[0][1:6] == ("toy", "toy box", "float32", "Adam", "eager")
     opt.save(tmp_path / "state")
     twin.load(tmp_path / "state")
     assert twin.step({"w": g})["w"].tobytes() == opt.step({"w": Array(g)})["w"].values.tobytes()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adam_any import Adam, AdamW, rules
-from adam_any.rule import rounded
+from adam_any.coefficients import rounded
 from adam_any.rules._averages import ema, ema_weight
 from tests.helpers.libraries import EPS
 
@@ -29,6 +29,7 @@ def test_coefficients_are_exact_to_1e_15(t: int, beta1: float, beta2: float) -> 
     with mpmath.workdps(60):
         b1, b2 = mpmath.mpf(beta1), mpmath.mpf(beta2)
         want = {
+            "lr": mpmath.mpf(0.3),
             "alpha": mpmath.mpf(0.3) / (1 - b1**t),
             "s": 1 / mpmath.sqrt(1 - b2**t),
             "w1": min(b1, 1 - b1),

@@ -5,6 +5,6 @@ then `codegen` writes it as Numba source, `compiler` compiles it, and `machine_c
 result; `workers` and `work_queue` share the work between threads.
 """
 
-from .engine import Plan, refusal, summary
+from .engine import Plan, key, refusal, summary
 
-__all__ = ["Plan", "refusal", "summary"]
+__all__ = ["Plan", "key", "refusal", "summary"]

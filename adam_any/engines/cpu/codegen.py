@@ -12,7 +12,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...dtypes import DTYPES
+from ...sums import BLOCK
 from ..kernels.operations import expressions, python
 from ..kernels.program import Program
 from ..kernels.symbols import Instruction
@@ -22,15 +25,11 @@ _MODULE = '''\
 """One pass over memory, generated from a rule."""
 
 from adam_any.engines.cpu import work_queue as queue
-from numba import carray, {real} as real, njit
-from numpy import sqrt
+from numba import carray, float64, {real} as real, njit
+from numpy import sqrt, zeros
 
 
-@njit(error_model="numpy")
-def update({names}):
-    for i in range(p.size):
-        {body}
-
+{update}
 
 @njit(error_model="numpy", nogil=True)
 def run(role, job, board, kernel, seats):
@@ -63,7 +62,8 @@ def run(role, job, board, kernel, seats):
                 mine = front
                 front += 1
             for k in range(task[mine], task[mine + 1]):
-                leaf, start, n = chunk[k, 0], chunk[k, 1] * {size}, chunk[k, 2]
+                leaf, first, n = chunk[k, 0], chunk[k, 1], chunk[k, 2]
+                start = first * {size}
                 if address[0, leaf] != 0:
                     update(
                         {slices}
@@ -78,36 +78,62 @@ def run(role, job, board, kernel, seats):
 '''
 
 
+_UPDATE = """\
+@njit(error_model="numpy")
+def update({names}):
+    for i in range(g.size):
+        {body}
+"""
+
+
 def numba_source(program: Program, compute: str) -> str:
     """The text of a module whose `run` is the kernel of a program in a compute dtype."""
+    update = _UPDATE.format(
+        names=", ".join(("g", *program.arrays, *program.scalars)),
+        body="\n        ".join(_body(program)),
+    )
+    return module_source(update, program, compute)
+
+
+def module_source(update: str, program: Program, compute: str, blocks: int = 0) -> str:
+    """The text of a module around a function `update` of the arrays and scalars of a program.
+
+    With `blocks` it is also given room for so many float64, which belong to the chunk: as the last
+    array of each leaf there are as many for each of its chunks.
+    """
     facts = DTYPES[compute]
-    reals = f"{facts.c}s"
-    rows = ("p", "g", *program.state[1:])  # as update takes them; in the table g comes first
-    order = {name: row for row, name in enumerate(("g", *program.state))}
-    slices = [f"carray(queue.{reals}(address[{order[x]}, leaf] + start), n)," for x in rows]
+    reals, names = f"{facts.c}s", ("g", *program.arrays)
+    slices = [f"carray(queue.{reals}(address[{k}, leaf] + start), n)," for k in range(len(names))]
     slices += [f"scalar[{i}]," for i in range(len(program.scalars))]
+    if blocks:
+        place = f"address[{len(names)}, leaf] + first // {BLOCK} * {8 * blocks}"
+        slices.append(f"carray(queue.doubles({place}), {blocks}),")
     return _MODULE.format(
+        update=update,
         real=compute,
         reals=reals,
         size=facts.size,
         words=Words.SIZE,
-        names=", ".join((*rows, *program.scalars)),
         number=len(program.scalars),
-        arrays=len(rows),
-        body="\n        ".join(_body(program)),
+        arrays=len(names) + bool(blocks),
         slices=("\n" + " " * 24).join(slices),
     )
 
 
 def _body(program: Program) -> list[str]:
+    local = {name: f"i_{name}" for name in ("g", *program.arrays)}
+    new = zip(program.state, program.outputs, strict=True)
+    stores = [f"{name}[i] = {local.get(result, result)}" for name, result in new]
+    return [*calculation(program, local), *stores]
+
+
+def calculation(program: Program, local: Mapping[str, str]) -> list[str]:
+    """The lines that load element `i` of every array, under these names, and compute."""
     texts = expressions(python)
-    loads = [f"i_{name} = {name}[i]" for name in ("g", *program.state)]
-    local = {name: f"i_{name}" for name in ("g", *program.state)}
+    loads = [f"{mine} = {name}[i]" for name, mine in local.items()]
 
     def line(it: Instruction) -> str:
         operands = [local.get(name, name) for name in it.operands]
         return f"{it.result} = {texts[it.operation].format(*operands)}"
 
-    new = zip(program.state, program.outputs, strict=True)
-    stores = [f"{name}[i] = {local.get(result, result)}" for name, result in new]
-    return [*loads, *map(line, program.instructions), *stores]
+    return [*loads, *map(line, program.instructions)]

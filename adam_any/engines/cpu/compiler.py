@@ -65,7 +65,7 @@ class Kernel:
         return min(self.chunk, max(SHORT, elements // 64 // 1024 * 1024))
 
     def __init__(self, program: Program, compute: str) -> None:
-        self._run = _kernel(program, compute)
+        self._run = function(numba_source(program, compute))
         self._scalars = f"{len(program.scalars)}{DTYPES[compute].struct}"
 
     def bind(self, table: Table) -> Launch:
@@ -112,8 +112,8 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def _kernel(program: Program, compute: str) -> Any:
-    text = numba_source(program, compute)
+def function(text: str) -> Any:
+    """The compiled function `run` of a module with this text."""
     with _lock:
         if text not in _kernels:
             _kernels[text] = _compile(text)

@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ... import check
+from ...coefficients import Coefficients
 from ...leaf import Leaf, Update
 from ...memory import Written, order
-from ...rule import Coefficients
 from ...words import named
 from ..kernels.program import Traced
 from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
 from ..protocol import Unfinished
 from . import compiler
+from .adder import Adder
 from .payoff import Payoff
 
 #: Reals that are copied at a time from gradients that cannot be read in place.
@@ -42,6 +43,11 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
     if not leaf.backend.writable:
         return f"{named(leaf.path)} is read-only; pass a copy that can be written"
     return traced.refusal or why_not_dense(leaf)
+
+
+def key(traced: Traced) -> Hashable:
+    """What is compiled."""
+    return traced.program, traced.summing(False)
 
 
 def summary() -> str:
@@ -69,12 +75,19 @@ class Plan:
         self._library, self._dtype = first.library, first.dtype
         self._parts = 2 if first.dtype.complex else 1
         self._arrays = first.library.addresses([leaf.array for leaf in leaves], first.dtype.size)
+        self._operands = [
+            first.library.addresses([leaf.operands[path] for leaf in leaves], first.dtype.size)
+            for path in traced.program.fields
+        ]
         lengths = [leaf.reals for leaf in leaves]
         self._payoff = Payoff(traced.program, first.dtype.compute, lengths)
         self._kernel = self._payoff.kernel()
         chunk = self._kernel.longest(sum(lengths))
-        self._table = Table([addresses(leaf) for leaf in leaves], lengths, chunk)
+        self._traced, program = traced, traced.program
+        state = [addresses(leaf, program.state, program) for leaf in leaves]
+        self._table = Table(state, lengths, chunk)
         self._launch = self._kernel.bind(self._table)
+        self._adders: dict[bool, Adder] = {}
         self._piece: Any = None
         self._values = traced.program.values
         self._gradients = Gradients(leaves, self._arrays)
@@ -83,7 +96,8 @@ class Plan:
 
     def current(self) -> bool:
         """Return whether parameters are where they were, and another kernel would not pay now."""
-        return not (self._arrays.moved() or self._payoff.due())
+        moved = self._arrays.moved() or any(operands.moved() for operands in self._operands)
+        return not (moved or self._payoff.due())
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
         """For each leaf the address of its gradient, or the gradient where it must be copied."""
@@ -102,6 +116,15 @@ class Plan:
         if not self._library.readable(leaf.array, g):
             return g
         return extent.address
+
+    def add(
+        self, finite: bool, c: Coefficients, grads: Sequence[Any]
+    ) -> list[Sequence[float] | None]:
+        """The sums of each leaf that has a gradient."""
+        if finite not in self._adders:
+            compiled = isinstance(self._kernel, compiler.Kernel)
+            self._adders[finite] = Adder(self._traced, finite, self.leaves, compiled)
+        return self._adders[finite](c, grads)
 
     def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Update every leaf that has a gradient, in place."""

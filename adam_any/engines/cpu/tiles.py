@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ...memory import reals_at
 from ..kernels.program import Program
 from ..kernels.symbols import CONDITIONS, WHERE, Instruction
 from ..kernels.table import Table
@@ -44,7 +45,7 @@ class Kernel:
 
     def __init__(self, program: Program, compute: str) -> None:
         self._dtype = np.dtype(compute)
-        self._arrays = ("g", *program.state)
+        self._arrays = ("g", *program.arrays)
         self._scalars = len(program.scalars)
         instructions, outputs = _apart(program)
         self._slots = {name: i for i, name in enumerate((*self._arrays, *program.scalars))}
@@ -120,7 +121,7 @@ class Launch:
         self._gradients, self._lengths = table.gradients, table.lengths
         self._places = table.addresses[1].tolist()
         self._state = [
-            [_reals(address, n, scalars.dtype) for address in column]
+            [reals_at(address, n, scalars.dtype) for address in column]
             for column, n in zip(table.addresses[1:].T.tolist(), table.lengths, strict=True)
         ]
         self._chunks: list[list[tuple[int, int]]] = [[] for _ in table.lengths]
@@ -151,7 +152,7 @@ class Launch:
         return self._listed[leaf][1]
 
     def _list(self, leaf: int, address: int) -> Iterator[list[Call]]:
-        g, state = _reals(address, self._lengths[leaf], self._scalars.dtype), self._state[leaf]
+        g, state = reals_at(address, self._lengths[leaf], self._scalars.dtype), self._state[leaf]
         scalars, buffers = self._rest
         for start, n in self._chunks[leaf]:
             part = slice(start, start + n)
@@ -179,24 +180,7 @@ def _apart(program: Program) -> tuple[list[Instruction], dict[str, str]]:
     copies = []
     outputs = dict(zip(program.state, program.outputs, strict=True))
     for name, out in outputs.items():
-        if out != name and out in ("g", *program.state):
+        if out != name and out in ("g", *program.arrays):
             outputs[name] = f"copy_{name}"
             copies.append(Instruction(outputs[name], "positive", (out,)))
     return [*copies, *program.instructions], outputs
-
-
-def _reals(address: int, number: int, dtype: Any) -> Any:
-    """The numbers at an address, as an array that can be written."""
-    return np.asarray(_Memory(address, number, dtype))
-
-
-class _Memory:
-    """Exposes raw memory through `__array_interface__`."""
-
-    def __init__(self, address: int, number: int, dtype: Any) -> None:
-        self.__array_interface__ = {
-            "version": 3,
-            "data": (address, False),
-            "shape": (number,),
-            "typestr": dtype.str,
-        }

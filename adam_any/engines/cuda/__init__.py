@@ -4,6 +4,6 @@
 code, and `device` launches it.
 """
 
-from .engine import Plan, refusal, summary
+from .engine import Plan, key, refusal, summary
 
-__all__ = ["Plan", "refusal", "summary"]
+__all__ = ["Plan", "key", "refusal", "summary"]

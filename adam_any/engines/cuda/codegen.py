@@ -14,12 +14,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
 from ...dtypes import DTYPES
+from ...sums import LANES
 from ..kernels.operations import c, expressions
 from ..kernels.program import Program
 from ..kernels.symbols import CONDITIONS
@@ -61,9 +63,80 @@ def layout(program: Program, compute: str, capacity: int) -> tuple[str, str]:
 def cuda_source(kind: Kind, capacity: int) -> str:
     """The text of a kernel for at most `capacity` leaves."""
     program, compute = kind.program, kind.compute
-    texts, names = expressions(c), program.state
-    types = {"p": "parameter"}  # moments have the compute dtype
-    lines = [
+    arrays, types = program.arrays, _types(program)
+    return _template("kernel.cu").substitute(
+        _common(kind, capacity),
+        width=WIDTHS[compute],
+        references=", ".join(f"{types[x]}& at_{x}" for x in arrays),
+        stores="\n    ".join(
+            f"put(at_p, {new});" if x == "p" else f"at_{x} = {new};"
+            for x, new in zip(program.state, program.outputs, strict=True)
+        ),
+        alignment=" && ".join(f"aligned({x})" for x in ("g", *arrays)),
+        packs=_lines(12, (f"Pack<{types[x]}> pack_{x} = pack({x} + i);" for x in arrays)),
+        packed=", ".join(f"pack_{x}.at[k]" for x in arrays),
+        unpacks=_lines(12, (f"pack({x} + i) = pack_{x};" for x in program.state)),
+        single=", ".join(f"{x}[i]" for x in arrays),
+    )
+
+
+def sum_source(kind: Kind, capacity: int) -> str:
+    """The text of a kernel that adds the terms of a program; `FOLD` finishes what it leaves."""
+    program = kind.program
+    types = _types(program)
+    terms = range(len(program.outputs))
+    return _template("sums.cu").substitute(
+        _common(kind, capacity),
+        lanes=LANES,
+        terms=len(program.outputs),
+        references="".join(f", {types[x]}& at_{x}" for x in program.arrays),
+        adds=_lines(4, (f"sum[{k}] += double({program.outputs[k]});" for k in terms)),
+        single="".join(f", {x}[i]" for x in program.arrays),
+    )
+
+
+def fold_source() -> str:
+    """The text of the kernel that folds what the threads of `sum_source` have, block by block."""
+    return _template("fold.cu").substitute(name=NAME, threads=THREADS)
+
+
+def _common(kind: Kind, capacity: int) -> dict[str, object]:
+    """What the kernels of a program have in common."""
+    program, compute = kind.program, kind.compute
+    arrays, types = program.arrays, _types(program)
+    loads = [
+        f"const real {x} = {'value(at_' + x + ')' if x == 'p' else 'at_' + x};" for x in arrays
+    ]
+    return {
+        "name": NAME,
+        "threads": THREADS,
+        "capacity": capacity,
+        "size": struct.calcsize("".join(layout(program, compute, capacity))),
+        "arrays": len(arrays),
+        "scalars": _lines(4, (f"real {name};" for name in program.scalars)),
+        "real": DTYPES[compute].c,
+        "gradient": DTYPES[kind.gradient].c,
+        "parameter": DTYPES[kind.parameter].c,
+        "loads": _lines(4, ["const real g = value(at_g);", *loads]),
+        "body": _lines(4, _body(program)),
+        "pointers": _lines(
+            4,
+            (
+                f"{types[x]}* {x} = global_pointer<{types[x]}>(state[{i}], start);"
+                for i, x in enumerate(arrays)
+            ),
+        ),
+    }
+
+
+def _types(program: Program) -> dict[str, str]:
+    """The type of each array: moments and operands have the compute dtype."""
+    return {x: "parameter" if x == "p" else "real" for x in program.arrays}
+
+
+def _body(program: Program) -> list[str]:
+    texts = expressions(c)
+    return [
         *(f"const real {name} = args.{name};" for name in program.scalars),
         *(
             f"const {'bool' if it.operation in CONDITIONS else 'real'} {it.result} = "
@@ -71,42 +144,14 @@ def cuda_source(kind: Kind, capacity: int) -> str:
             for it in program.instructions
         ),
     ]
-    return _template().substitute(
-        name=NAME,
-        threads=THREADS,
-        width=WIDTHS[compute],
-        capacity=capacity,
-        size=struct.calcsize("".join(layout(program, compute, capacity))),
-        arrays=len(names),
-        scalars="\n    ".join(f"real {name};" for name in program.scalars),
-        real=DTYPES[compute].c,
-        gradient=DTYPES[kind.gradient].c,
-        parameter=DTYPES[kind.parameter].c,
-        references=", ".join(f"{types.get(x, 'real')}& at_{x}" for x in names),
-        loads="\n    ".join(
-            ["const real g = value(at_g);", "const real p = value(at_p);"]
-            + [f"const real {x} = at_{x};" for x in names[1:]]
-        ),
-        body="\n    ".join(lines),
-        stores="\n    ".join(
-            f"put(at_p, {new});" if x == "p" else f"at_{x} = {new};"
-            for x, new in zip(names, program.outputs, strict=True)
-        ),
-        pointers="\n    ".join(
-            f"{types.get(x, 'real')}* {x} = "
-            f"global_pointer<{types.get(x, 'real')}>(state[{i}], start);"
-            for i, x in enumerate(names)
-        ),
-        alignment=" && ".join(f"aligned({x})" for x in ("g", *names)),
-        packs="\n            ".join(
-            f"Pack<{types.get(x, 'real')}> pack_{x} = pack({x} + i);" for x in names
-        ),
-        packed=", ".join(f"pack_{x}.at[k]" for x in names),
-        unpacks="\n            ".join(f"pack({x} + i) = pack_{x};" for x in names),
-        single=", ".join(f"{x}[i]" for x in names),
-    )
+
+
+def _lines(indent: int, lines: Iterable[str]) -> str:
+    return ("\n" + " " * indent).join(lines)
 
 
 @cache
-def _template() -> Template:
-    return Template(Path(__file__).with_name("kernel.cu").read_text(encoding="utf-8"))
+def _template(name: str) -> Template:
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    common = Path(__file__).with_name("elements.cu").read_text(encoding="utf-8")
+    return Template(text.replace("// (elements.cu)", common))

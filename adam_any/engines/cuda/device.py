@@ -76,6 +76,11 @@ class Device:
         with self.here:
             return int(word.get()[0])
 
+    def numbers(self, array: Any) -> Any:
+        """The numbers in an array on the host, when all that was asked for before is done."""
+        with self.here:
+            return array.get()
+
     def wait(self) -> None:
         """Wait until all that has been asked of the device is done."""
         self.here.synchronize()

@@ -17,21 +17,22 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
 
 from ... import check
+from ...coefficients import Coefficients
 from ...dtypes import DTYPES, name_of
 from ...leaf import Leaf, Update
 from ...memory import Extent, Written
-from ...rule import Coefficients
 from ...words import named
 from ..kernels.program import Program, Traced
 from ..kernels.table import Gradients, addresses, chunks, match_memory_order, why_not_dense
 from ..protocol import Unfinished
 from . import device
+from .adder import Adder
 from .codegen import ARGUMENT, CAPACITIES, THREADS, Kind, cuda_source, layout
 
 #: Elements of a chunk, which one block works on: at most, and at least where there are as many; and
@@ -58,6 +59,11 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
     return why_not_dense(leaf)
 
 
+def key(traced: Traced) -> Hashable:
+    """What is compiled."""
+    return traced.program, traced.summing(False)
+
+
 def summary() -> str:
     """A line for `explain()`."""
     return "one launch for all arrays of a device and dtype, compiled by NVRTC"
@@ -77,11 +83,16 @@ class Plan:
         self._library = first.library
         self._device = device.Device(first.backend.library, device.number(first))
         self._arrays = first.library.addresses([leaf.array for leaf in leaves], first.dtype.size)
-        self._program = traced.program
+        self._traced, self._program = traced, traced.program
+        self._operands = [
+            first.library.addresses([leaf.operands[path] for leaf in leaves], first.dtype.size)
+            for path in self._program.fields
+        ]
+        self._adders: dict[tuple[bool, str], dict[Launch, Adder]] = {}
         self._values = self._program.values
         self._gradients = Gradients(leaves, self._arrays)
         self._launches = [
-            Launch(self._program, leaves, slice(first, first + CAPACITIES[-1]))
+            Launch(self._traced, self._program, leaves, slice(first, first + CAPACITIES[-1]))
             for first in range(0, len(leaves), CAPACITIES[-1])
         ]
         self._kernels: dict[str, list[Callable[..., None]]] = {}
@@ -93,7 +104,7 @@ class Plan:
 
     def current(self) -> bool:
         """Return whether the parameters are where they were when the plan was made."""
-        return not self._arrays.moved()
+        return not any(arrays.moved() for arrays in (self._arrays, *self._operands))
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
         """For each leaf the address of its gradient, or else what must be kept until the launch.
@@ -125,6 +136,30 @@ class Plan:
             new = leaf.library.namespace(p).empty_like(p, dtype=g.dtype)
         leaf.library.write(new, leaf.library.reals(g))
         return new
+
+    def add(
+        self, finite: bool, c: Coefficients, grads: Sequence[Any]
+    ) -> list[Sequence[float] | None]:
+        """The sums of each leaf that has a gradient; the device is waited for once."""
+        program = self._traced.summing(finite)
+        assert isinstance(program, Program)  # what has a program has one for its terms
+        values, compute = program.values(c), self.leaves[0].backend.compute
+        found: list[Sequence[float] | None] = [
+            None if g is None else [0.0] * len(program.outputs) for g in grads
+        ]
+        with self._device.here:
+            for launch in self._launches:
+                for real, addresses in self._by_dtype(grads[launch.leaves]):
+                    adder = self._adders.setdefault((finite, real), {}).get(launch)
+                    if adder is None:
+                        kind = Kind(program, self._own, real, compute)
+                        adder = Adder(self._traced, kind, self.leaves, launch.leaves)
+                        self._adders[finite, real][launch] = adder
+                    sums = adder(self._device, self._stream, values, addresses)
+                    for k, mine in enumerate(sums, launch.leaves.start):
+                        if addresses[k - launch.leaves.start]:
+                            found[k] = mine
+        return found
 
     def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Update every leaf that has a gradient, in place."""
@@ -192,19 +227,21 @@ class Plan:
 class Launch:
     """One launch, for at most 4,000 leaves: its tables, and its argument in the host's memory."""
 
-    def __init__(self, traced: Program, leaves: Sequence[Leaf], mine: slice) -> None:
+    def __init__(
+        self, traced: Traced, program: Program, leaves: Sequence[Leaf], mine: slice
+    ) -> None:
         self.leaves, leaves = mine, leaves[mine]
         compute = leaves[0].backend.compute
         self.capacity = next(n for n in CAPACITIES if n >= len(leaves))
         lengths = [leaf.reals for leaf in leaves]
         chunk = longest(sum(lengths))
         self._held = [
-            np.asarray([addresses(leaf) for leaf in leaves], np.int64),
+            table(traced, program, leaves),
             chunks(lengths, chunk),
             np.zeros(1, np.int64),
         ]
         self.blocks = len(self._held[1])
-        head, gradients = layout(traced, compute, self.capacity)
+        head, gradients = layout(program, compute, self.capacity)
         self._head = struct.Struct(head)
         self._gradients = struct.Struct(f"{len(leaves)}q")
         self._argument = np.zeros(1, f"V{struct.calcsize(head + gradients)}")
@@ -229,6 +266,13 @@ class Launch:
         self._head.pack_into(self._room, 0, *self._places, number, *values)
         self._gradients.pack_into(self._room, self._head.size, *addresses)
         kernel((self.blocks,), (THREADS,), (self._argument,), stream=stream)
+
+
+def table(traced: Traced, program: Program, leaves: Sequence[Leaf]) -> Any:
+    """For each leaf the addresses of the arrays of a program, in a row."""
+    state = traced.program.state
+    rows = [addresses(leaf, state, program) for leaf in leaves]
+    return np.asarray(rows, np.int64).reshape(len(leaves), -1)
 
 
 def _signed(number: int, k: int) -> int:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
@@ -66,10 +66,14 @@ class Instruction(NamedTuple):
 
 @dataclass
 class Tape:
-    """The record: instructions, and the scalars that they use, in order."""
+    """The record: instructions, and what else than p, g and moments they use, in order."""
 
+    #: The paths of the coefficients that are arrays, and of the fields that these are.
+    operands: Mapping[str, str]
     record: list[Instruction] = field(default_factory=list)
-    coefficients: dict[str, None] = field(default_factory=dict)  # an ordered set
+    #: The names of operands, and their fields; of coefficients, and their paths; and of constants.
+    arrays: dict[str, str] = field(default_factory=dict)
+    coefficients: dict[str, str] = field(default_factory=dict)
     constants: dict[str, float] = field(default_factory=dict)
 
     def apply(self, operation: str, *operands: Any) -> Symbol | Condition:
@@ -180,9 +184,9 @@ class _Name:
 
 def _written(operation: str) -> Callable[..., Any]:
     def method(self: Symbol, other: Any) -> Any:
-        if self.name[0] in "pgs":  # an operand: what is computed from them is the rule's own
+        if self.name[0] in "pgso":  # an operand: what is computed from them is the rule's own
             raise MistakeError(
-                f"writes into its operand {self.name.removeprefix('s_')} with {operation}=; write "
+                f"writes into its operand {self.name[2:] or self.name} with {operation}=; write "
                 f"x = x {operation} y, which makes a new array"
             )
         return NotImplemented  # Python then takes the plain operation
@@ -205,15 +209,25 @@ class _Scalar(_Name):
 
 
 class Scalars:
-    """Coefficients by name."""
+    """Coefficients by name: scalars, and operands, which are arrays."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
+    def __init__(self, tape: Tape, prefix: str = "") -> None:
+        self._tape, self._prefix = tape, prefix
 
-    def __getattr__(self, name: str) -> _Scalar:
-        full = f"c_{plain(name)}"
-        self._tape.coefficients[full] = None
-        return _Scalar(self._tape, full)
+    @property
+    def rule(self) -> Scalars:
+        """The coefficients of the rule that a wrapper holds."""
+        return Scalars(self._tape, f"{self._prefix}rule.")
+
+    def __getattr__(self, name: str) -> _Name:
+        tape, path = self._tape, f"{self._prefix}{plain(name)}"
+        full = path.replace(".", "_")
+        if path in tape.operands:
+            tape.arrays[f"o_{full}"] = tape.operands[path]
+            return Symbol(tape, f"o_{full}")
+        while tape.coefficients.setdefault(f"c_{full}", path) != path:  # rule_a and rule.a
+            full += "_"
+        return _Scalar(tape, f"c_{full}")
 
 
 class Namespace:

@@ -26,6 +26,7 @@ from ...libraries import Addresses
 from ...memory import Written, order, same_order
 from ...words import named
 from ..protocol import Unfinished, unfinished
+from .program import Program
 
 Shape = tuple[int, ...]
 
@@ -36,11 +37,11 @@ class Table:
     def __init__(self, state: Sequence[Sequence[int]], lengths: Sequence[int], chunk: int) -> None:
         """Plan the work for leaves of these addresses and lengths, in chunks of at most `chunk`.
 
-        `state` has for each leaf the addresses of its parameter and moments; `lengths` its number
+        `state` has for each leaf the addresses of its arrays but the gradient; `lengths` its number
         of reals.
         """
         self.addresses = np.zeros((1 + len(state[0]), len(state)), np.int64)
-        self.addresses[1:] = np.asarray(state, np.int64).T
+        self.addresses[1:] = np.asarray(state, np.int64).reshape(len(state), -1).T
         self.chunks = chunks(lengths, chunk)
         self.tasks = tasks(self.chunks[:, 2], chunk)
         self.lengths = lengths
@@ -144,14 +145,28 @@ def why_not_dense(leaf: Leaf) -> str | None:
     return None
 
 
-def addresses(leaf: Leaf) -> list[int]:
-    """The addresses of the parameter and its moments."""
-    extents = [leaf.extent, *map(leaf.library.extent, leaf.moments)]
+def arrays(leaf: Leaf, state: Sequence[str], program: Program) -> list[Any]:
+    """The arrays of a leaf that a program reads or writes, in the order of `program.arrays`.
+
+    `state` has the names of its parameter and moments.
+    """
+    named = dict(zip(state, (leaf.array, *leaf.moments), strict=True))
+    pairs = zip(program.operands, program.fields, strict=True)
+    others = [named[name] if name in named else leaf.operands[path] for name, path in pairs]
+    return [*(named[name] for name in program.state), *others]
+
+
+def addresses(leaf: Leaf, state: Sequence[str], program: Program) -> list[int]:
+    """Where these arrays are."""
+    extents = map(leaf.library.extent, arrays(leaf, state, program))
     return [extent.address for extent in extents if extent is not None]
 
 
 def match_memory_order(leaf: Leaf) -> None:
-    """Give the moments the parameter's order in memory; they may have come from anywhere."""
+    """Give moments and operands the parameter's order in memory.
+
+    They may have come from anywhere; an operand of another order is copied.
+    """
     p = leaf.extent
     assert p is not None
     size, wide = leaf.dtype.size, DTYPES[leaf.backend.compute].size
@@ -168,6 +183,7 @@ def match_memory_order(leaf: Leaf) -> None:
         return new
 
     leaf.moments = tuple(map(like, leaf.moments))
+    leaf.operands = {path: like(x) for path, x in leaf.operands.items()}
 
 
 def _picker(leaves: Sequence[Leaf]) -> Callable[[Sequence[Any]], Sequence[Any]]:

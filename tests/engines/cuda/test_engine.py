@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adam_any import Adam, Optimizer, engines
+from adam_any import Adam, Optimizer, engines, groups
 from adam_any.demo import places
 from adam_any.detect import Backend
 from adam_any.engines.cuda import compiler as nvrtc
 from adam_any.engines.cuda import device
 from adam_any.engines.cuda import engine as cuda
 from adam_any.engines.kernels import table as plan
-from adam_any.engines.kernels.program import Traced
 from adam_any.leaf import Leaf
 from adam_any.rules import Adam as Rule
 from tests.helpers.bits import same
@@ -169,7 +168,7 @@ def choice(torch: Any) -> tuple[str, str]:
     """The engine, and the reason, for a torch tensor on a GPU, of which there need be none."""
     facts = Backend("torch", torch.device("cuda", 0), "float32", True)
     leaf = Leaf(0, "w", torch.zeros(3), (3,), facts)
-    made = engines.choose(Traced(Rule()), leaf, None)
+    made = engines.choose(groups.kind_of(Rule()), leaf, None)
     return made.engine, made.reason
 
 

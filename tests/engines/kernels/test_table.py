@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adam_any import Adam, rules
+from adam_any.coefficients import rounded
 from adam_any.engines.cpu import compiler as compiled
 from adam_any.engines.cpu import tiles
 from adam_any.engines.kernels.program import trace as program
 from adam_any.engines.kernels.table import Table, chunks, pieces, tasks
 from adam_any.memory import Extent, Written, order
 from adam_any.memory import same_order as alike
-from adam_any.rule import rounded
 from tests.helpers.libraries import LIBRARIES, Lib, on
 
 LENGTHS = st.lists(st.integers(0, 50), min_size=1, max_size=12)
