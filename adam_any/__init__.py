@@ -14,7 +14,7 @@ from . import rules
 from .adam import Adam, AdamW
 from .optimizer import Optimizer
 
-__all__ = ["Adam", "AdamW", "Optimizer", "functional", "interop", "rules"]
+__all__ = ["Adam", "AdamW", "Optimizer", "functional", "interop", "rules", "schedules"]
 __version__ = "0.1.0"
 
 
