@@ -243,7 +243,7 @@ class exponential(_Schedule):
 
     def __call__(self, count: Any) -> Any:
         """The value after `count` updates."""
-        times = count // self.steps if self.staircase else count / self.steps
+        times = count // self.steps if self.staircase else 1.0 * count / self.steps
         return self.start * _power(self.rate, times)
 
 
@@ -426,10 +426,11 @@ class restarts(_Schedule):
 
 
 # Of an int, or of an array of counts --------------------------------------------------------------
+# A count is multiplied by a float before it is divided: JAX would divide int32 in float32.
 
 
 def _linear(start: Any, end: Any, count: Any, steps: int) -> Any:
-    return _blend(start, end, 1.0 - _clipped(count, steps) / steps)
+    return _blend(start, end, 1.0 - 1.0 * _clipped(count, steps) / steps)
 
 
 def _cosine(start: float, end: float, count: Any, steps: Any) -> Any:
@@ -498,7 +499,7 @@ def to_plain(schedule: Any) -> dict[str, Any] | None:
     if KINDS.get(type(schedule).__name__) is not type(schedule):
         return None
     plain: dict[str, Any] = {KIND: type(schedule).__name__}
-    for each in fields(schedule):
+    for each in fields(schedule):  # type: ignore[arg-type]
         value = getattr(schedule, each.name)
         several = value if isinstance(value, tuple) else (value,)
         written = [to_plain(x) if callable(x) else x for x in several]

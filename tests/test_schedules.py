@@ -203,7 +203,7 @@ def test_nonsense_is_refused_by_name(make: Any, message: str) -> None:
 def test_what_grows_too_large_is_refused_by_the_optimizer() -> None:
     opt = Adam(np.ones(2), lr=exponential(1.0, 1e200))
     opt.step(np.ones(2))
-    with pytest.raises(ValueError, match=r"lr\(1\)|alpha"):
+    with pytest.raises(ValueError, match=r"lr\(2\) is inf"):
         opt.step(np.ones(2)), opt.step(np.ones(2))
 
 
