@@ -18,8 +18,8 @@ from .tree import NAMESPACE
 
 def learn(x: Any) -> bool:
     """Make the class of `x` a container, if JAX has it as one; whether it has."""
-    _, spec = tree_util.tree_flatten(x, is_leaf=lambda y: y is not x)
-    if tree_util.treedef_is_leaf(spec):
+    children, spec = tree_util.tree_flatten(x, is_leaf=lambda y: y is not x)
+    if children and tree_util.treedef_is_leaf(spec):  # to JAX an empty container is a leaf, too
         return False
     with suppress(ValueError):  # another thread may have been faster
         optree.register_pytree_node(
