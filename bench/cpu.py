@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from adam_any.engines.cpu import payoff
 
 from . import figures, machine
-from .competitors import CPU
+from .competitors import CPU, Make
 from .harness import Tick, compare
-from .results import Comparison, Report
+from .results import TIME, WRAPPED_TIME, Comparison, Report
 from .workloads import ON_CPU, Workload
+from .wrapped import WRAPPED
 
-SUBNORMALS, FIGURES = "subnormals", "figures"
-PARTS = (*ON_CPU, SUBNORMALS, FIGURES)
+WRAPPERS, SUBNORMALS, FIGURES = "wrappers", "subnormals", "figures"
+PARTS = (*ON_CPU, WRAPPERS, SUBNORMALS, FIGURES)
 LARGEST = ("1x64M",)  # left out of a quick run
 
 
@@ -27,20 +28,32 @@ def run(parts: Iterable[str], *, threads: int, rounds: int, turn: float, tick: T
             report.figures += figures.subnormals(tick)
         elif part == FIGURES:
             report.figures += figures.single(rounds, turn, tick)
+        elif part == WRAPPERS:
+            on = ON_CPU["1x16M"], rounds, turn, tick
+            report.comparisons.append(comparison(*on, of=WRAPPED, measure=WRAPPED_TIME))
         else:
             report.comparisons.append(comparison(ON_CPU[part], rounds, turn, tick))
     return report
 
 
-def comparison(workload: Workload, rounds: int, turn: float, tick: Tick) -> Comparison:
+def comparison(
+    workload: Workload,
+    rounds: int,
+    turn: float,
+    tick: Tick,
+    *,
+    of: Mapping[str, Make] | None = None,
+    measure: str = TIME,
+) -> Comparison:
     """Everyone on one workload. They share parameters and gradients, to spare memory: that several
     write the same parameters changes no competitor's work.
     """
     p, g = workload.arrays(1), workload.arrays(2)
     rows = compare(
-        {name: partial(make, p, g) for name, make in CPU.items()},
+        {name: partial(make, p, g) for name, make in (CPU if of is None else of).items()},
         rounds=rounds,
         turn=turn,
         tick=lambda text: tick(f"{workload.title}: {text}"),
     )
-    return Comparison(workload.key, workload.title, len(workload.shapes), workload.elements, rows)
+    leaves = len(workload.shapes)
+    return Comparison(workload.key, workload.title, leaves, workload.elements, rows, measure)

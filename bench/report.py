@@ -10,8 +10,17 @@ from rich.table import Table
 
 from .competitors import DEEPSPEED, LION, OPTAX, OURS, TEXTBOOK, TORCH
 from .on_device import COPY, CUPY
-from .results import DEVICE_TIME, END_TO_END, HOST_TIME, Comparison, Report
+from .results import (
+    DEVICE_TIME,
+    END_TO_END,
+    HOST_TIME,
+    TIME,
+    WRAPPED_TIME,
+    Comparison,
+    Report,
+)
 from .workloads import ON_GPU
+from .wrapped import TARGETS
 
 NAME_WIDTH, COLUMN_WIDTH = 27, 14
 LION_BYTES, ADAM_BYTES = 20, 28  # an element's reads and writes in float32
@@ -63,12 +72,13 @@ def show(report: Report, console: Console) -> None:
 
 def table(report: Report) -> str:
     """The table in docs/speed.md: our time of a step, and others' as a multiple of it."""
-    heads = [c.title.removeprefix("1 × ") for c in report.comparisons]
+    comparisons = [c for c in report.comparisons if c.measure == TIME]
+    heads = [c.title.removeprefix("1 × ") for c in comparisons]
     lines = [[f" float32, {report.machine['threads']} threads ", *(f" {head} " for head in heads)]]
     lines.append(["---"] * len(lines[0]))
     for name, text in COLUMNS.items():
         cell = _time if name == OURS else _ratio
-        lines.append([f" {text} ", *(f" {cell(c, name) or '-'} " for c in report.comparisons)])
+        lines.append([f" {text} ", *(f" {cell(c, name) or '-'} " for c in comparisons)])
     return "\n".join("|".join(["", *line, ""]) for line in lines)
 
 
@@ -76,6 +86,11 @@ def reached(report: Report) -> Iterator[tuple[str, str, str, str]]:
     """For each target that concerns what was measured: what, how much it should be and is, and
     whether that is enough.
     """
+    for c in report.comparisons:
+        for name, other, most, bound in TARGETS if c.measure == WRAPPED_TIME else ():
+            if (ratio := c.ratio(name, other)) is not None:
+                enough = ratio <= bound if most == "at most" else ratio >= bound
+                yield f"{name} / {other}", f"{most} {bound:.2f}", f"{ratio:.2f}", _yes(enough)
     found = {(c.key, c.measure): c for c in report.comparisons if report.kind == "gpu"}
     for key, measure, name, least in RATIOS:
         if (c := found.get((key, measure))) and (ratio := c.ratio(name, OURS)) is not None:

@@ -52,7 +52,7 @@ class Chain(Optax):
             inner, average = state
             change, inner = chain.update(grads, inner, params)
             params = optax.apply_updates(params, change)
-            params = optax.projections.projection_box(params, 0.0, 1.0)
+            params = self.jax.tree.map(lambda p: self.jax.numpy.clip(p, 0.0, 1.0), params)
             return params, (inner, optax.incremental_update(params, average, 1 - DECAY))
 
         self.update = self.jax.jit(update, donate_argnums=(0, 1))
