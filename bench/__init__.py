@@ -7,6 +7,6 @@
 Wait for a quiet machine. Tables are as wide as the terminal; `COLUMNS=170` widens them for a file.
 
 `workloads` is what is stepped; `competitors`, `wrapped` and `on_device` are who steps it, and
-`limit` what memory allows; `harness` is how time is taken. `cpu`, with `figures`, and `gpu`, on the device of
-`cuda`, put them together. `results` is what comes out; `report` and `picture` show it.
+`limit` what memory allows; `harness` is how time is taken. `cpu`, with `figures`, and `gpu`, on the
+device of `cuda`, put them together. `results` is what comes out; `report` and `picture` show it.
 """
