@@ -1,4 +1,4 @@
-"""Moving averages, and their bias correction: the arithmetic that rules have in common.
+"""Moving averages and their bias correction: the arithmetic that rules have in common.
 
 The functions of scalars also take tracers, for `coefficients` under `jax.jit`.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from ..rule import Varying
+from ._scalars import expm1, log
 
 
 def ema(old: Any, new: Any, beta: Any, weight: Any) -> Any:
@@ -35,14 +34,8 @@ def _is_slow(beta: Any) -> bool:
 
 def one_minus_power(beta: Any, t: Any) -> Any:
     """The bias correction `1 - beta**t`, without cancellation."""
+    if isinstance(beta, float) and not beta:
+        return 1.0
     if type(t) is int and isinstance(beta, float):
-        return -math.expm1(t * math.log(beta)) if beta else 1.0
-    if isinstance(beta, float):
-        return -array_namespace(t).expm1(t * math.log(beta)) if beta else 1.0
-    xp = array_namespace(beta)
-    return -xp.expm1(t * xp.log(beta))
-
-
-def sqrt(x: Any) -> Any:
-    """The square root of a scalar."""
-    return math.sqrt(x) if isinstance(x, float) else array_namespace(x).sqrt(x)
+        return -math.expm1(t * math.log(beta))
+    return -expm1(t * log(beta))

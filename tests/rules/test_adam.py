@@ -29,6 +29,7 @@ def test_coefficients_are_exact_to_1e_15(t: int, beta1: float, beta2: float) -> 
     with mpmath.workdps(60):
         b1, b2 = mpmath.mpf(beta1), mpmath.mpf(beta2)
         want = {
+            "lr": mpmath.mpf(0.3),
             "alpha": mpmath.mpf(0.3) / (1 - b1**t),
             "s": 1 / mpmath.sqrt(1 - b2**t),
             "w1": min(b1, 1 - b1),
