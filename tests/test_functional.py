@@ -188,7 +188,7 @@ WRONG: list[tuple[Any, ...]] = [
     (P, P, {"lr": math.nan}, ValueError, "lr is nan"),
     (P, P, {"lr": np.ones(2)}, ValueError, "'w': lr"),
     (P, P, {"lr": lambda count: -1.0}, ValueError, r"'w': lr\(0\) is -1.0"),
-    (P, P, {"lr": lambda count: 1e39}, ValueError, "'w': coefficient 'alpha' is .*finite float32"),
+    (P, P, {"lr": lambda count: 1e39}, ValueError, "'w': coefficient 'lr' is .*finite float32"),
     (P, P, {"eps": 1e-60}, ValueError, "'w': eps = 1e-60 is 0.0 in float32"),
     (P, P, {"betas": (0.9, 1.0)}, ValueError, "betas"),
     (P, P, {"amsgrad": True}, ValueError, "the moments in the state are"),
