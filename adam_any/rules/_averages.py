@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from ..rule import Varying
-from ._scalars import expm1, log
+from ._scalars import choose, expm1, log
 
 
 def ema(old: Any, new: Any, beta: Any, weight: Any) -> Any:
@@ -22,9 +22,10 @@ def ema(old: Any, new: Any, beta: Any, weight: Any) -> Any:
     return old + weight * (new - old) if _is_slow(beta) else new + weight * (old - new)
 
 
-def ema_weight(beta: Any) -> Any:
-    """The weight that `ema` multiplies by."""
-    return 1.0 - beta if _is_slow(beta) else beta
+def ema_weight(beta: Any, first: Any = False) -> Any:
+    """The weight that `ema` multiplies by; where `first`, that of an average which is the new."""
+    slow = _is_slow(beta)
+    return choose(first, 1.0 if slow else 0.0, 1.0 - beta if slow else beta)
 
 
 def _is_slow(beta: Any) -> bool:

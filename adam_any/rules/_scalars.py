@@ -14,9 +14,9 @@ def sqrt(x: Any) -> Any:
 
 
 def log(x: Any) -> Any:
-    """The natural logarithm; that of 0 is -inf."""
+    """The natural logarithm; that of 0 is finite, and as good as -inf."""
     if isinstance(x, float):
-        return math.log(x) if x else -math.inf
+        return math.log(x or 5e-324)
     return array_namespace(x).log(x)
 
 
