@@ -62,6 +62,11 @@ class Row:
         """The oracle's parameter before the first step and after each."""
         return oracles.run(self.oracle, start, grads, **{**self._fixed(), **options})
 
+    def given(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The learning rate and all that a peer has, too."""
+        rule = self.made(options)
+        return {name: getattr(rule, name) for name in ("lr", *self.shared)}
+
     def _fixed(self) -> dict[str, Any]:
         """The learning rate, and a decay that is decoupled without an option to say so."""
         always = isinstance(vars(self.rule).get("decoupled"), bool)
@@ -86,25 +91,24 @@ def torch(name: str, **names: str) -> tuple[str, Callable[..., Any]]:
     return "torch", make
 
 
-def optax(name: str, **names: str) -> tuple[str, Callable[..., Any]]:
+def optax(name: str, **fixed: Any) -> tuple[str, Callable[..., Any]]:
     """A transformation of optax; betas are b1, b2 and so on there."""
 
-    def make(lr: float, betas: tuple[float, ...] = (), **options: Any) -> Any:
+    def make(lr: float, betas: tuple[float, ...], **options: Any) -> Any:
         module = importlib.import_module("optax")
         function = getattr(module, name, None) or getattr(module.contrib, name)
         numbered = {f"b{i}": beta for i, beta in enumerate(betas, start=1)}
-        return function(lr, **numbered, **{names.get(k, k): v for k, v in options.items()})
+        return function(lr, **numbered, **options, **fixed)
 
     return "optax", make
 
 
-def _yogi(lr: float, **options: Any) -> Any:
+def _yogi(lr: float, betas: tuple[float, ...], eps: float) -> Any:
     """optax.yogi, but for its first moment, which starts at 1e-6 there."""
     import optax
     from jax import tree
 
-    options.pop("corrected")
-    given = optax.scale_by_yogi(**options)
+    given = optax.scale_by_yogi(*betas, eps)
 
     def init(params: Any) -> Any:
         state = given.init(params)
@@ -155,7 +159,7 @@ FAMILY = (
     Row(
         *(rules.Adan, oracles.adan),
         ({"betas": (0.4, 0.3, 0.2)}, {"eps": 1e-3}, L2, UP),
-        optax("adan", betas="betas"),
+        optax("adan", eps_root=0.0),
         theirs={"as_optax": True},
         shared=("betas", "eps", "weight_decay"),
     ),
@@ -250,7 +254,8 @@ FAMILY = (
             UP,
         ),
         ("optax", _yogi),
-        shared=("corrected",),
+        theirs={"corrected": True},
+        shared=("betas", "eps"),
     ),
 )
 
