@@ -134,7 +134,7 @@ def step(
     [2. 3.]
     """
     rule = rules.validated(Adam() if rule is None else rule)
-    if list(state.moments) != list(rule.moments):
+    if sorted(state.moments) != sorted(rule.moments):  # JAX returns a dict in order of its keys
         raise ValueError(
             f"the moments in the state are {list(state.moments)}, those of the rule "
             f"{list(rule.moments)}; pass the same rule to init and step"
@@ -143,7 +143,7 @@ def step(
     columns = [
         tree.gradients(grads, stacklevel=3),
         tree.align(state.step, "state"),
-        *(tree.align(moments, "state") for moments in state.moments.values()),
+        *(tree.align(state.moments[name], "state") for name in rule.moments),
     ]
     run = _Step(rule, lr)
     results = [run(*leaf) for leaf in zip(tree.paths, arrays, *columns, strict=True)]
