@@ -44,6 +44,8 @@ class Row:
     #: Options in which the peer is compared.
     shared: tuple[str, ...] = ()
     lr: float = 0.05
+    #: How far a coefficient may be off where it is computed in float32, under a trace.
+    traced: float = 5e-7
 
     @property
     def name(self) -> str:
@@ -203,6 +205,7 @@ FAMILY = (
         *(rules.RAdam, oracles.radam),
         ({"betas": (0.4, 0.3)}, {"eps": 1e-3}, L2, {**L2, "decoupled": True}, UP),
         torch("RAdam", decoupled="decoupled_weight_decay"),
+        traced=1e-4,
         shared=("betas", "eps", "weight_decay", "decoupled", "maximize"),
     ),
     Row(

@@ -14,8 +14,10 @@ import pytest
 
 from adam_any import Optimizer, functional, rules
 from adam_any.rule import hyperparameters
-from tests.helpers.family import FAMILY, Row, shown
+from tests.helpers.dense import compare, dtypes, run
+from tests.helpers.family import FAMILY, Row, falling, shown
 from tests.helpers.libraries import EPS, Lib, tolerance
+from tests.helpers.optimizers import samples
 
 CASES = [
     pytest.param(row, options, id=f"{row.name}-{shown(options)}")
@@ -108,3 +110,127 @@ def test_agrees_with_its_peer(request: Any, row: Row) -> None:
             # Its formula is another one: that, and nothing else, is the difference.
             assert gap(row.path(start, grads, {**options, **row.theirs}), theirs) <= 1e-12
             assert gap(ours, theirs) > 0.1
+
+
+# What Adam can do ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("row", "options"), CASES)
+def test_rates_are_the_coefficients_proportional_to_the_learning_rate(
+    row: Row, options: dict[str, Any]
+) -> None:
+    rule = dataclasses.replace(row.made(options), lr=row.lr)
+    rates = [name for name in ("lr", "lr_max") if hasattr(rule, name)]
+    twice = dataclasses.replace(rule, **{name: 2 * getattr(rule, name) for name in rates})
+    for t in (1, 2, 10):
+        one, two = rule.coefficients(t), twice.coefficients(t)
+        assert set(row.rule.rates) <= one.keys() == two.keys()
+        for name, value in one.items():
+            assert two[name] == (2 * value if name in row.rule.rates else value), name
+
+
+@every_row
+def test_numbers_out_of_range_are_refused(row: Row) -> None:
+    for name, value in hyperparameters(row.rule()).items():
+        for bad in (-1.0, np.nan, np.inf):
+            given = (bad, *value[1:]) if isinstance(value, tuple) else bad
+            with pytest.raises(ValueError, match=f"^{name} is .*must be"):
+                Optimizer(np.ones(2), row.rule(**{name: given}))
+
+
+def stepped(lib: Lib, row: Row, options: dict[str, Any], dtype: str, steps: int) -> None:
+    """Fail unless a few steps on arrays of a library are the oracle's."""
+    rng = np.random.default_rng(1)
+    complex_ = dtype.startswith("complex")
+    kind = complex if complex_ else float
+    values = rng.normal(size=(steps + 1, 2, 3, 1 + complex_)).view(kind)[..., 0]
+    held = [lib.numpy(lib.array(x, dtype)) for x in values]
+    opt = Optimizer({"w": lib.array(values[0], dtype)}, row.made(options), engine=lib.engine)
+    for g in values[1:]:
+        w = opt.step({"w": lib.array(g, dtype)})["w"]
+    lib.check(w, dtype, (2, 3))
+    for part in (np.real, np.imag)[: 1 + complex_]:
+        path = row.path(part(held[0]), [part(g) for g in held[1:]], options)
+        error = np.abs(part(lib.numpy(w)) - path[-1])
+        assert np.all(error <= tolerance(dtype, path, row.lr)), (options, dtype)
+
+
+@every_row
+def test_every_library_steps_it(lib: Lib, row: Row) -> None:
+    """One dtype each, another for every rule; the slow test has all."""
+    dtype = lib.dtypes[FAMILY.index(row) % len(lib.dtypes)]
+    stepped(lib, row, row.cases[-1], dtype, 3)
+
+
+@pytest.mark.slow
+@every_row
+def test_every_library_steps_it_with_every_option_in_every_dtype(lib: Lib, row: Row) -> None:
+    for options in row.cases:
+        for dtype in lib.dtypes:
+            stepped(lib, row, options, dtype, 3 if lib.slow else 20)
+
+
+def same_bits(kernel: Lib, row: Row, options: dict[str, Any], dtype: str) -> None:
+    def make(params: Any, **engine: Any) -> Optimizer:
+        return Optimizer(params, row.made(options), **engine)
+
+    compare(kernel, *run(kernel, [(1001,), (33,)], dtype, make))
+
+
+@every_row
+def test_the_bits_are_those_of_the_reference(kernel: Lib, row: Row) -> None:
+    if not kernel.tiles:
+        pytest.skip("compiled in the slow test")
+    same_bits(kernel, row, row.cases[-1], "float32")
+
+
+@pytest.mark.slow
+@every_row
+def test_the_bits_are_those_of_the_reference_with_every_option(kernel: Lib, row: Row) -> None:
+    for options in row.cases:
+        for dtype in dtypes(kernel):
+            same_bits(kernel, row, options, dtype)
+
+
+@every_row
+def test_a_run_goes_on_where_it_was_saved(row: Row, tmp_path: Path) -> None:
+    """By a file, by a state and by a copy, with the bits of a run that was not interrupted."""
+    start, grads = wild(6)
+    options = {k: v for k, v in row.cases[-1].items() if not callable(v)}
+    whole = package_path(row, start, grads, options)
+    opt = Optimizer(start.copy(), row.made(options), engine="eager")
+    for g in grads[:3]:
+        opt.step(g)
+    opt.save(tmp_path / "run")
+    fresh = [Optimizer(np.ones(24), row.made({**options, "lr": 0.7})) for _ in range(2)]
+    fresh[0].load(tmp_path / "run")
+    fresh[1].load_state_dict(opt.state_dict())
+    fresh[1].params = opt.params
+    for other in (*fresh, copy.deepcopy(opt)):
+        for g in grads[3:]:
+            p = other.step(g)
+        assert np.array_equal(p, whole[-1])
+
+
+@every_row
+def test_the_functions_are_the_class(jax: Any, row: Row) -> None:
+    """With the bits of the reference from NumPy; in the compute dtype under jit and scan."""
+    options = {**row.cases[-1], "lr": falling}
+    rule = row.made(options)
+    start, grads = (np.asarray(x, "float32") for x in samples((4,), 5))
+    opt = Optimizer(start.copy(), rule, engine="eager")
+    p, state = start, functional.init(start, rule)
+    for g in grads:
+        p, state = functional.step(p, g, state, rule)
+        assert np.array_equal(p, opt.step(g))
+
+    def body(carry: Any, g: Any) -> Any:
+        return functional.step(carry[0], g, carry[1], rule), None
+
+    x = jax.numpy.asarray(start)
+    (x, state), _ = jax.jit(lambda x: jax.lax.scan(body, (x, functional.init(x, rule)), grads))(x)
+    assert int(state.step) == 5 and x.dtype == "float32"
+    # Coefficients within 5e-7 of the host's, but for RAdam's rectification.
+    path = row.path(start, grads, options)
+    size = tolerance("float32", path, row.lr) / 4 / EPS["float32"]
+    assert np.all(np.abs(x - path[-1]) <= size * (4 * EPS["float32"] + row.traced))
