@@ -46,9 +46,10 @@ class NAdam:
             + \dfrac{\mu_{t+1}}{1 - \prod_{i \le t + 1} \mu_i} \, m}
             {\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
-    This is torch's, which keeps the product in float32; in Keras :math:`\psi` is 1. optax has a constant momentum,
-    :math:`\mu_t = \beta_1`. The product is computed from t alone, so where a schedule gives the
-    beta it counts as if it had always had its present value, as in Adam's bias correction.
+    This is torch's, which keeps the product in float32; in Keras :math:`\psi` is 1. optax has a
+    constant momentum, :math:`\mu_t = \beta_1`. The product is computed from t alone, so where a
+    schedule gives the beta it counts as if it had always had its present value, as in Adam's bias
+    correction.
 
     References
     ----------

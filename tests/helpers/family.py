@@ -128,6 +128,7 @@ FAMILY = (
             {"amsgrad": True},
             {"eps_hat": True},
             L2,
+            {**L2, "decoupled": True},
             {**L2, "decoupled": True, "lr_max": 0.2},
             UP,
         ),

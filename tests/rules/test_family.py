@@ -48,6 +48,7 @@ def test_every_rule_has_its_row_and_every_option_its_case() -> None:
         assert tried == {field.name for field in dataclasses.fields(row.rule)}, row.name
 
 
+@pytest.mark.promise("The numbers of every rule are those of its paper, computed in long double.")
 @pytest.mark.parametrize(("row", "options"), CASES)
 def test_agrees_with_its_paper(row: Row, options: dict[str, Any]) -> None:
     start, grads = wild(200)
@@ -95,6 +96,9 @@ def gap(a: Any, b: Any) -> float:
     return float(np.max(np.abs(a - b) / size))
 
 
+@pytest.mark.promise(
+    "Every rule agrees with `torch.optim`'s or optax's to 1e-12, or the difference is named."
+)
 @pytest.mark.parametrize(
     "row", [row for row in FAMILY if row.peer is not None], ids=lambda row: row.name
 )
@@ -177,6 +181,7 @@ def same_bits(kernel: Lib, row: Row, options: dict[str, Any], dtype: str) -> Non
     compare(kernel, *run(kernel, [(1001,), (33,)], dtype, make))
 
 
+@pytest.mark.promise("Every rule has the bits of the reference in dense memory.")
 @every_row
 def test_the_bits_are_those_of_the_reference(kernel: Lib, row: Row) -> None:
     if not kernel.tiles:
@@ -185,6 +190,7 @@ def test_the_bits_are_those_of_the_reference(kernel: Lib, row: Row) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.promise("Every rule has the bits of the reference in dense memory.")
 @every_row
 def test_the_bits_are_those_of_the_reference_with_every_option(kernel: Lib, row: Row) -> None:
     for options in row.cases:
@@ -192,6 +198,7 @@ def test_the_bits_are_those_of_the_reference_with_every_option(kernel: Lib, row:
             same_bits(kernel, row, options, dtype)
 
 
+@pytest.mark.promise("A run of every rule goes on where it was saved, with the same bits.")
 @every_row
 def test_a_run_goes_on_where_it_was_saved(row: Row, tmp_path: Path) -> None:
     """By a file, by a state and by a copy, with the bits of a run that was not interrupted."""
