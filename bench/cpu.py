@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 from adam_any.engines.cpu import payoff
 
 from . import figures, machine
-from .competitors import CPU
+from .competitors import CPU, FAMILY, Make
 from .harness import Tick, compare
-from .results import Comparison, Report
+from .results import OTHER_RULES, Comparison, Report
 from .workloads import ON_CPU, Workload
 
-SUBNORMALS, FIGURES = "subnormals", "figures"
-PARTS = (*ON_CPU, SUBNORMALS, FIGURES)
+OTHERS, SUBNORMALS, FIGURES = "rules", "subnormals", "figures"
+PARTS = (*ON_CPU, OTHERS, SUBNORMALS, FIGURES)
 LARGEST = ("1x64M",)  # left out of a quick run
 
 
@@ -27,18 +28,24 @@ def run(parts: Iterable[str], *, threads: int, rounds: int, turn: float, tick: T
             report.figures += figures.subnormals(tick)
         elif part == FIGURES:
             report.figures += figures.single(rounds, turn, tick)
+        elif part == OTHERS:
+            for name, rows in FAMILY.items():
+                made = comparison(ON_CPU["1x16M"], rows, rounds, turn, tick)
+                report.comparisons.append(replace(made, title=name, measure=OTHER_RULES))
         else:
-            report.comparisons.append(comparison(ON_CPU[part], rounds, turn, tick))
+            report.comparisons.append(comparison(ON_CPU[part], CPU, rounds, turn, tick))
     return report
 
 
-def comparison(workload: Workload, rounds: int, turn: float, tick: Tick) -> Comparison:
+def comparison(
+    workload: Workload, competitors: dict[str, Make], rounds: int, turn: float, tick: Tick
+) -> Comparison:
     """Everyone on one workload. They share parameters and gradients, to spare memory: that several
     write the same parameters changes no competitor's work.
     """
     p, g = workload.arrays(1), workload.arrays(2)
     rows = compare(
-        {name: partial(make, p, g) for name, make in CPU.items()},
+        {name: partial(make, p, g) for name, make in competitors.items()},
         rounds=rounds,
         turn=turn,
         tick=lambda text: tick(f"{workload.title}: {text}"),

@@ -8,9 +8,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .competitors import DEEPSPEED, LION, OPTAX, OURS, TEXTBOOK, TORCH
+from .competitors import ADAM_BESIDE, DEEPSPEED, FAMILY, LION, OPTAX, OURS, TEXTBOOK, TORCH
 from .on_device import COPY, CUPY
-from .results import DEVICE_TIME, END_TO_END, HOST_TIME, Comparison, Report
+from .results import DEVICE_TIME, END_TO_END, HOST_TIME, OTHER_RULES, TIME, Comparison, Report
 from .workloads import ON_GPU
 
 NAME_WIDTH, COLUMN_WIDTH = 27, 14
@@ -57,18 +57,19 @@ def show(report: Report, console: Console) -> None:
         if table.rows:
             console.print(f"\n{title}\n", highlight=False)
             console.print(table)
-    for line in (*_lion(report), *_absent(report)):
+    for line in (*_lion(report), *_family(report), *_absent(report)):
         _line(console, f"\n{line}")
 
 
 def table(report: Report) -> str:
     """The table in docs/speed.md: our time of a step, and others' as a multiple of it."""
-    heads = [c.title.removeprefix("1 × ") for c in report.comparisons]
+    comparisons = [c for c in report.comparisons if c.measure == TIME]
+    heads = [c.title.removeprefix("1 × ") for c in comparisons]
     lines = [[f" float32, {report.machine['threads']} threads ", *(f" {head} " for head in heads)]]
     lines.append(["---"] * len(lines[0]))
     for name, text in COLUMNS.items():
         cell = _time if name == OURS else _ratio
-        lines.append([f" {text} ", *(f" {cell(c, name) or '-'} " for c in report.comparisons)])
+        lines.append([f" {text} ", *(f" {cell(c, name) or '-'} " for c in comparisons)])
     return "\n".join("|".join(["", *line, ""]) for line in lines)
 
 
@@ -131,8 +132,8 @@ def _tables(report: Report, fit: int) -> Iterator[tuple[str, Iterable[str], Rows
 
 
 def _comparisons(comparisons: list[Comparison], cell: Cell) -> Rows:
-    for row in comparisons[0].rows:
-        yield row.name, *(cell(c, row.name) or "-" for c in comparisons)
+    for name in dict.fromkeys(row.name for c in comparisons for row in c.rows):
+        yield name, *(cell(c, name) or "-" for c in comparisons)
 
 
 def _time(comparison: Comparison, name: str) -> str:
@@ -151,6 +152,23 @@ def _lion(report: Report) -> Iterator[str]:
     share = ADAM_BYTES / LION_BYTES
     if cells := [f"{title} {times(r * share)}" for title, r in ratios if r is not None]:
         yield f"Time per byte, {LION} / {OURS}: {', '.join(cells)}"
+
+
+def _family(report: Report) -> Iterator[str]:
+    """And no more should any other rule."""
+    cells = []
+    for c in report.comparisons:
+        ratio = c.ratio(OURS, ADAM_BESIDE)
+        if c.measure == OTHER_RULES and ratio is not None:
+            cells.append(f"{c.title} {times(ratio * ADAM_BYTES / _bytes(c.title))}")
+    if cells:
+        yield f"Time per byte, a rule's / Adam's: {', '.join(cells)}"
+
+
+def _bytes(name: str) -> int:
+    """An element's reads and writes in float32: p, g and moments; p and moments."""
+    rule = FAMILY[name][OURS].keywords["rule"]
+    return 4 * (3 + 2 * len(rule.moments))
 
 
 def _absent(report: Report) -> Iterator[str]:
