@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .competitors import ADAM_BESIDE, DEEPSPEED, FAMILY, LION, OPTAX, OURS, TEXTBOOK, TORCH
+from .competitors import ADAM_BESIDE, DEEPSPEED, FAMILY, FOREACH, LION, OPTAX, OURS, TEXTBOOK, TORCH
 from .on_device import COPY, CUPY
 from .results import DEVICE_TIME, END_TO_END, HOST_TIME, OTHER_RULES, TIME, Comparison, Report
 from .workloads import ON_GPU
@@ -23,6 +23,14 @@ COLUMNS = {
     DEEPSPEED: "DeepSpeed CPUAdam",
     OPTAX: "optax under `jax.jit`",
     TEXTBOOK: "textbook NumPy",
+}
+
+#: And in the table of docs/family.md, where there is no Adam.
+RULE_COLUMNS = {
+    OURS: "adam_any, one step",
+    TORCH: "torch fused, times as long",
+    FOREACH: "torch foreach",
+    OPTAX: "optax under `jax.jit`",
 }
 
 #: What the GPU benchmark is to reach: how many times as long as ours another's step takes, at
@@ -62,12 +70,15 @@ def show(report: Report, console: Console) -> None:
 
 
 def table(report: Report) -> str:
-    """The table in docs/speed.md: our time of a step, and others' as a multiple of it."""
-    comparisons = [c for c in report.comparisons if c.measure == TIME]
+    """The table in docs/speed.md, or where there is no Adam that in docs/family.md: our time of a
+    step, and others' as a multiple of it.
+    """
+    comparisons = [c for c in report.comparisons if c.measure == TIME] or report.comparisons
+    columns = COLUMNS if comparisons[0].measure == TIME else RULE_COLUMNS
     heads = [c.title.removeprefix("1 × ") for c in comparisons]
     lines = [[f" float32, {report.machine['threads']} threads ", *(f" {head} " for head in heads)]]
     lines.append(["---"] * len(lines[0]))
-    for name, text in COLUMNS.items():
+    for name, text in columns.items():
         cell = _time if name == OURS else _ratio
         lines.append([f" {text} ", *(f" {cell(c, name) or '-'} " for c in comparisons)])
     return "\n".join("|".join(["", *line, ""]) for line in lines)
