@@ -25,7 +25,8 @@ def ema(old: Any, new: Any, beta: Any, weight: Any) -> Any:
 def ema_weight(beta: Any, first: Any = False) -> Any:
     """The weight that `ema` multiplies by; where `first`, that of an average which is the new."""
     slow = _is_slow(beta)
-    return choose(first, 1.0 if slow else 0.0, 1.0 - beta if slow else beta)
+    weight = 1.0 - beta if slow else beta
+    return weight if first is False else choose(first, 1.0 if slow else 0.0, weight)
 
 
 def _is_slow(beta: Any) -> bool:
@@ -35,8 +36,9 @@ def _is_slow(beta: Any) -> bool:
 
 def one_minus_power(beta: Any, t: Any) -> Any:
     """The bias correction `1 - beta**t`, without cancellation."""
-    if isinstance(beta, float) and not beta:
-        return 1.0
-    if type(t) is int and isinstance(beta, float):
-        return -math.expm1(t * math.log(beta))
+    if isinstance(beta, float):
+        if not beta:
+            return 1.0
+        if type(t) is int:
+            return -math.expm1(t * math.log(beta))
     return -expm1(t * log(beta))

@@ -30,8 +30,3 @@ def choose(condition: Any, yes: Any, no: Any) -> Any:
     if isinstance(condition, bool):
         return yes if condition else no
     return array_namespace(condition).where(condition, yes, no)
-
-
-def is_zero(x: Any) -> bool:
-    """Return whether a hyperparameter is off: 0, and not a tracer."""
-    return isinstance(x, float) and x == 0

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ..rule import Number, number
 from ._averages import ema, ema_weight, one_minus_power
-from ._scalars import is_zero, sqrt
+from ._scalars import choose, sqrt
 from ._steps import descent, moved
 
 
@@ -86,7 +86,9 @@ class Adam:
         lr: Any = self.lr
         beta1, beta2 = self.betas
         s = 1.0 / sqrt(one_minus_power(beta2, t))
-        corrected = 1.0 if is_zero(self.lr_max) else lr / self.lr_max
+        largest: Any = self.lr_max
+        known = largest > 0
+        share = 1.0 if known is False else choose(known, lr / choose(known, largest, 1.0), 1.0)
         return {
             "lr": lr,
             "alpha": lr / one_minus_power(beta1, t),
@@ -95,7 +97,7 @@ class Adam:
             "w2": ema_weight(beta2),
             "eps": self.eps * s if self.eps_hat else self.eps,
             "wd": self.weight_decay,
-            "decay": corrected * lr * self.weight_decay,
+            "decay": share * lr * self.weight_decay,
         }
 
     def update(

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ..rule import Number, number
 from ._averages import ema, ema_weight, one_minus_power
-from ._scalars import choose, expm1, is_zero, log, sqrt
+from ._scalars import choose, expm1, log, sqrt
 from ._steps import descent, moved
 
 
@@ -67,17 +67,14 @@ class AdEMAMix:
     def coefficients(self, t: int) -> dict[str, Any]:
         """The step sizes of both averages, and the warm-up of the slow one."""
         lr: Any = self.lr
-        alpha: Any = self.alpha
         beta1, beta2, beta3 = self.betas
-        w3: Any = 1.0 - beta3  # type: ignore[operator]
-        if not is_zero(self.warmup):
-            part = choose(t < self.warmup, t / self.warmup, 1.0)  # type: ignore[operator]
-            alpha = part * alpha
-            w3 = choose(t < self.warmup, _between(beta1, beta3, part), w3)  # type: ignore[operator]
+        warming: Any = t < self.warmup  # type: ignore[operator]
+        part = choose(warming, t / choose(warming, self.warmup, 1.0), 1.0)
+        w3 = choose(warming, _between(beta1, beta3, part), 1.0 - beta3)  # type: ignore[operator]
         return {
             "lr": lr,
             "fast": lr / one_minus_power(beta1, t),
-            "slow": lr * alpha,
+            "slow": lr * part * self.alpha,
             "s": 1.0 / sqrt(one_minus_power(beta2, t)),
             "w1": ema_weight(beta1),
             "w2": ema_weight(beta2),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..rule import Number, number
 from ._averages import ema, ema_weight, one_minus_power
-from ._scalars import expm1, is_zero, sqrt
+from ._scalars import choose, expm1, sqrt
 from ._steps import descent, moved
 
 #: Terms of a power series at 1/2: what is left is less than half a unit in the last place.
 _TERMS = 52
+#: In place of a momentum that does not grow, for which the geometric series has no sum.
+_SLOWEST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -100,17 +103,15 @@ class NAdam:
 def _product(beta: Any, psi: Any, t: Any) -> Any:
     """The product of the momenta of steps 1 to t, without a loop over them.
 
-    With q = 0.96**psi it is beta**t times the product of 1 - q**i / 2, whose logarithm is a power
-    series: over k, of the geometric series of q**k, divided by k 2**k.
+    It is beta**t times the product of 1 - q**i / 2 with q = 0.96**psi. The logarithm of that is a
+    series over k: of the geometric series of q**k, divided by k 2**k.
     """
     power = beta**t
     if isinstance(power, float) and power < 1e-17:
         return 0.0  # 1 less the product is 1
-    if is_zero(psi):
-        return power * 0.5**t
-    q = 0.96**psi
-    logarithm = sum(
-        0.5**k / k * q**k * one_minus_power(q, k * t) / one_minus_power(q, k)
-        for k in range(1, _TERMS + 1)
-    )
+    rate = choose(psi > _SLOWEST, psi, _SLOWEST) * math.log(0.96)
+    logarithm = 0.0
+    for k in range(1, _TERMS + 1):
+        less = expm1(k * rate)
+        logarithm = logarithm + 0.5**k / k * (1.0 + less) * (expm1(k * rate * t) / less)
     return power * (1.0 + expm1(-logarithm))

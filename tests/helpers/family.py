@@ -121,7 +121,7 @@ def _yogi(lr: float, betas: tuple[float, ...], eps: float) -> Any:
 
 FAMILY = (
     AdamRow(
-        *(rules.Adam, oracles.adam),
+        *(rules.Adam, oracle.step),
         (
             {"betas": (0.4, 0.3)},
             {"betas": (0.0, 0.9), "eps": 0.1},

@@ -1,4 +1,4 @@
-"""Each rule in long double, straight from its paper, one step after another.
+"""Each rule but Adam in long double, straight from its paper, one step after another.
 
 These share no code with the package. An oracle is given what it remembers, the gradient, the number
 of the step (1 at the first), the parameter and the learning rate. It returns the step, which is
@@ -58,27 +58,6 @@ def exact(x: Any) -> Any:
     if isinstance(x, tuple):
         return tuple(map(LONG, x))
     return LONG(x) if isinstance(x, float) else x
-
-
-def adam(
-    s: Any,
-    g: Any,
-    t: int,
-    p: Any,
-    lr: Any,
-    betas: Any = (0.9, 0.999),
-    eps: Any = 1e-8,
-    amsgrad: bool = False,
-    eps_hat: bool = False,
-) -> Any:
-    b1, b2 = map(LONG, betas)
-    s.m = b1 * s.m + (1 - b1) * g
-    s.v = b2 * s.v + (1 - b2) * g**2
-    s.top = np.maximum(s.top, s.v) if amsgrad else s.v
-    if eps_hat:
-        alpha = lr * np.sqrt(1 - b2**t) / (1 - b1**t)
-        return alpha * s.m / (np.sqrt(s.top) + eps)
-    return lr * s.m / (1 - b1**t) / (np.sqrt(s.top / (1 - b2**t)) + eps)
 
 
 def lion(s: Any, g: Any, t: int, p: Any, lr: Any, betas: Any = (0.9, 0.99)) -> Any:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from adam_any import Optimizer, functional, rules
-from adam_any.rule import hyperparameters
-from tests.helpers.dense import compare, dtypes, run
+from adam_any.rule import hyperparameters, replaced
+from tests.helpers.dense import KERNELS, compare, dtypes, run
 from tests.helpers.family import FAMILY, Row, falling, shown
-from tests.helpers.libraries import EPS, Lib, tolerance
+from tests.helpers.libraries import EPS, Lib, params, tolerance
 from tests.helpers.optimizers import samples
 
 CASES = [
@@ -181,11 +181,10 @@ def same_bits(kernel: Lib, row: Row, options: dict[str, Any], dtype: str) -> Non
     compare(kernel, *run(kernel, [(1001,), (33,)], dtype, make))
 
 
-@pytest.mark.promise("Every rule has the bits of the reference in dense memory.")
+@pytest.mark.parametrize("kernel", params(tuple(k for k in KERNELS if k.tiles)), indirect=True)
 @every_row
 def test_the_bits_are_those_of_the_reference(kernel: Lib, row: Row) -> None:
-    if not kernel.tiles:
-        pytest.skip("compiled in the slow test")
+    """In tiles; the slow test compiles."""
     same_bits(kernel, row, row.cases[-1], "float32")
 
 
@@ -241,3 +240,34 @@ def test_the_functions_are_the_class(jax: Any, row: Row) -> None:
     path = row.path(start, grads, options)
     size = tolerance("float32", path, row.lr) / 4 / EPS["float32"]
     assert np.all(np.abs(x - path[-1]) <= size * (4 * EPS["float32"] + row.traced))
+
+
+@every_row
+def test_coefficients_can_be_traced(jax: Any, row: Row) -> None:
+    """The count, and every number that a schedule gives."""
+
+    def traced(x: Any) -> Any:
+        return tuple(map(traced, x)) if isinstance(x, tuple) else lambda count: x + 0 * count
+
+    counts = np.array([0, 1, 2, 9, 40, 1000], "int32")
+    for options in row.cases:
+        plain = row.made(options)
+        numbers = {k: v if callable(v) else traced(v) for k, v in hyperparameters(plain).items()}
+        # 1 - beta, of a beta that is rounded to float32, loses this many digits.
+        betas = np.array([*getattr(plain, "betas", ()), getattr(plain, "rho", 0.0)])
+        loss = 1 / (1 - betas.max())
+        for rule, factor in ((plain, 1), (replaced(plain, numbers), loss)):
+            step = functional._Step(rule, None)
+            got = jax.vmap(lambda count, step=step: vars(step._coefficients("float32", count)))(
+                counts
+            )
+            for i, count in enumerate(counts.tolist()):
+                want = vars(step._coefficients("float32", count))
+                assert got.keys() == want.keys()
+                for name, value in want.items():
+                    found = float(np.broadcast_to(got[name], counts.shape)[i])
+                    assert abs(found - value) <= factor * row.traced * abs(value), (
+                        options,
+                        name,
+                        count,
+                    )
