@@ -38,7 +38,7 @@ class AdaBelief:
         s &\leftarrow \beta_2 s + (1 - \beta_2) (g - m)^2 + \epsilon \\
         p &\leftarrow p - \eta \, \frac{m / (1 - \beta_1^t)}{\sqrt{s / (1 - \beta_2^t)} + \epsilon}
 
-    optax has the same numbers, with a second epsilon inside the root.
+    optax has the same numbers, and the two epsilons apart.
 
     References
     ----------

@@ -37,9 +37,9 @@ class Rprop:
         h &\leftarrow 0 \text{ if } gh < 0 \text{ else } g \\
         p &\leftarrow p - \Delta \, \mathrm{sign}(h)
 
-    This is iRprop-, without the first paper's return to the parameter before [2]_, as in torch and
-    optax. Both lose the sign of a product gh that is too small for its dtype; here signs are
-    multiplied.
+    This is iRprop-, without the first paper's return to the parameter before [2]_, as in torch,
+    which loses the sign of a product gh that is too small for its dtype; here signs are multiplied.
+    optax makes each step one call later, so none in the first.
 
     References
     ----------

@@ -50,7 +50,7 @@ class ScheduleFree:
         y &\leftarrow (1 - \beta_1) z + \beta_1 x
 
     The authors' code and optax remember the sum, so that there a schedule for the learning rate has
-    its weights.
+    its weights. In half precision x, which moves by 1/t of the way to z, comes to rest too early.
 
     References
     ----------

@@ -116,6 +116,42 @@ def test_agrees_with_its_peer(request: Any, row: Row) -> None:
             assert gap(ours, theirs) > 0.1
 
 
+def test_a_variance_that_rounding_makes_negative_is_0() -> None:
+    """torch takes its root, which is NaN; with constant gradients, after some hundred steps."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    g = np.linspace(0.05, 0.2, 100, dtype="float32")
+    tensor = torch.ones(100)
+    theirs = torch.optim.RMSprop([tensor], alpha=0.9, centered=True)
+    ours = Optimizer(np.ones(100, "float32"), rules.RMSprop(rho=0.9, centered=True))
+    for _ in range(500):
+        tensor.grad = torch.tensor(g)
+        theirs.step(), ours.step(g)
+    assert torch.isnan(tensor).any() and np.isfinite(ours.params).all()
+
+
+def test_rprop_multiplies_signs_and_not_gradients() -> None:
+    """Their product underflows in torch, so there no step ever grows."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    tensor = torch.ones(1)
+    theirs = torch.optim.Rprop([tensor], lr=0.1)
+    ours = Optimizer(np.ones(1, "float32"), rules.Rprop(lr=0.1))
+    for _ in range(3):
+        tensor.grad = torch.full((1,), 1e-30)
+        theirs.step(), ours.step(np.full(1, 1e-30, "float32"))
+    assert tensor.item() == pytest.approx(1 - 0.3)
+    assert ours.params == pytest.approx(1 - 0.1 * (1 + 1.2 + 1.44))
+
+
+def test_rprop_of_optax_is_a_call_late() -> None:
+    optax = pytest.importorskip("optax", reason="optax is not installed")
+    row = next(row for row in FAMILY if row.name == "Rprop")
+    grads = [np.array([g]) for g in (1.0, 1.0, 2.0, 1.0)]  # as long as no sign turns
+    late = dataclasses.replace(row, peer=("optax", lambda lr: optax.rprop(lr)))
+    theirs = peer_path(None, late, np.ones(1), grads, {"lr": 0.1})
+    ours = package_path(row, np.ones(1), grads, {"lr": 0.1})
+    assert theirs[1] == 1 and theirs[2:] == pytest.approx(ours[1:-1])
+
+
 # What Adam can do ---------------------------------------------------------------------------------
 
 
