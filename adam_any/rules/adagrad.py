@@ -58,9 +58,10 @@ class Adagrad:
     def coefficients(self, t: int) -> dict[str, Any]:
         """The learning rate of this step."""
         lr: Any = self.lr
+        slowing: Any = self.lr_decay
         return {
             "lr": lr,
-            "alpha": lr / (1.0 + (t - 1) * self.lr_decay),  # type: ignore[operator]
+            "alpha": lr / (1.0 + (t - 1) * slowing),
             "initial": choose(t == 1, self.initial, 0.0),
             "eps": self.eps,
             "wd": self.weight_decay,

@@ -67,10 +67,12 @@ class AdEMAMix:
     def coefficients(self, t: int) -> dict[str, Any]:
         """The step sizes of both averages, and the warm-up of the slow one."""
         lr: Any = self.lr
+        steps: Any = self.warmup
+        beta3: Any
         beta1, beta2, beta3 = self.betas
-        warming: Any = t < self.warmup  # type: ignore[operator]
-        part = choose(warming, t / choose(warming, self.warmup, 1.0), 1.0)
-        w3 = choose(warming, _between(beta1, beta3, part), 1.0 - beta3)  # type: ignore[operator]
+        warming = t < steps
+        part = choose(warming, t / choose(warming, steps, 1.0), 1.0)
+        w3 = choose(warming, _between(beta1, beta3, part), 1.0 - beta3)
         return {
             "lr": lr,
             "fast": lr / one_minus_power(beta1, t),

@@ -74,7 +74,8 @@ class ScheduleFree:
         lr: Any = self.lr
         beta1: Any
         beta1, beta2 = self.betas
-        steps: Any = choose(self.warmup > 1, self.warmup, 1.0)  # type: ignore[operator]
+        steps: Any = self.warmup
+        steps = choose(steps > 1, steps, 1.0)
         rise = choose(t < steps, t / steps, 1.0)
         n = rise * steps
         # The sum of the squares of 1 to n, and of n as often as the warm-up is over.

@@ -66,10 +66,11 @@ class SGD:
 
     def coefficients(self, t: int) -> dict[str, Any]:
         """The first gradient is not dampened: it is the momentum."""
+        dampening: Any = self.dampening
         return {
             "lr": self.lr,
             "mu": self.momentum,
-            "weight": choose(t == 1, 1.0, 1.0 - self.dampening),  # type: ignore[operator]
+            "weight": choose(t == 1, 1.0, 1.0 - dampening),
             "wd": self.weight_decay,
         }
 
