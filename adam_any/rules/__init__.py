@@ -1,22 +1,31 @@
-"""The mathematics: one rule a file, and nothing else."""
+"""The mathematics: one rule a file, and nothing else.
 
-from .adabelief import AdaBelief
-from .adadelta import Adadelta
-from .adagrad import Adagrad
+A rule is imported when it is first asked for: all of them would be a quarter of the time that
+importing the package takes.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .adam import Adam
-from .adamax import Adamax
-from .adan import Adan
-from .ademamix import AdEMAMix
-from .adopt import ADOPT
-from .laprop import LaProp
-from .lion import Lion
-from .nadam import NAdam
-from .radam import RAdam
-from .rmsprop import RMSprop
-from .rprop import Rprop
-from .schedule_free import ScheduleFree
-from .sgd import SGD
-from .yogi import Yogi
+
+if TYPE_CHECKING:
+    from .adabelief import AdaBelief
+    from .adadelta import Adadelta
+    from .adagrad import Adagrad
+    from .adamax import Adamax
+    from .adan import Adan
+    from .ademamix import AdEMAMix
+    from .adopt import ADOPT
+    from .laprop import LaProp
+    from .lion import Lion
+    from .nadam import NAdam
+    from .radam import RAdam
+    from .rmsprop import RMSprop
+    from .rprop import Rprop
+    from .schedulefree import ScheduleFree
+    from .sgd import SGD
+    from .yogi import Yogi
 
 __all__ = [
     "ADOPT",
@@ -37,3 +46,14 @@ __all__ = [
     "ScheduleFree",
     "Yogi",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The rule of a name, from the file that is named after it."""
+    if name not in __all__:
+        raise AttributeError(f"adam_any.rules has no {name}; it has {', '.join(__all__)}")
+    return getattr(import_module(f".{name.lower()}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,15 @@ def test_every_rule_has_its_row_and_every_option_its_case() -> None:
     for row in FAMILY:
         tried = {"lr"}.union(*row.options)
         assert tried == {field.name for field in dataclasses.fields(row.rule)}, row.name
+
+
+def test_a_rule_is_imported_when_it_is_asked_for() -> None:
+    program = "import sys, adam_any; print([x for x in sys.modules if '.rules.' in x])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    files = {f"'adam_any.rules.{name.lower()}'" for name in rules.__all__}
+    assert {x for x in files if x in run.stdout} == {"'adam_any.rules.adam'"}
+    with pytest.raises(AttributeError, match=r"adam_any\.rules has no Muon; it has ADOPT, SGD"):
+        _ = rules.Muon
 
 
 @pytest.mark.promise("The numbers of every rule are those of its paper, computed in long double.")
