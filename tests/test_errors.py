@@ -131,7 +131,7 @@ def test_a_schedule_may_return_0d_arrays_and_numpy_scalars(lib: Lib) -> None:
 
 def test_a_coefficient_that_overflows_changes_nothing(lib: Lib) -> None:
     opt = Adam(lib.array([1.0], "float32"), lr=lambda count: 1e38 * 10**count, engine=lib.engine)
-    with refused(opt, ValueError, match=r"coefficient 'lr' is .* finite float32"):
+    with refused(opt, ValueError, match=r"coefficient 'alpha' is .* finite float32"):
         opt.step(lib.array([1.0], "float32"))
 
 
