@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from itertools import takewhile
@@ -171,13 +172,15 @@ def sweep(pairs: Iterable[tuple[Problem, str]], tick: Tick) -> dict[str, Any]:
 
 
 def save(swept: dict[str, Any], path: Path) -> None:
-    """Write a sweep as JSON."""
-    path.write_text(json.dumps(swept, indent=1) + "\n", "utf-8")
+    """Write a sweep as JSON, a list a line."""
+    text = json.dumps(swept, indent=1)
+    text = re.sub(r"\[[^]]*\]", lambda found: " ".join(found[0].split()), text)
+    path.write_text(text + "\n", "utf-8")
 
 
 def table(swept: dict[str, Any]) -> str:
-    """The table of the docs: for each rule and problem the best rate, what it reaches, and the
-    rates that are good enough.
+    """The table of the docs: for each rule and problem the rates that are good enough, the one in
+    their middle, and what that reaches.
     """
     heads = [f"{p.title}, {p.steps:,} steps" for p in PROBLEMS]
     lines = [["rule", *heads], ["---"] * (1 + len(heads))]
@@ -188,15 +191,18 @@ def table(swept: dict[str, Any]) -> str:
 
 def _cell(swept: dict[str, Any], problem: Problem, name: str) -> str:
     reached, rates = swept["values"][problem.key][name], swept["rates"]
-    best, at = min((x, i) for i, x in enumerate(reached) if x is not None)
+    _, best = min((x, i) for i, x in enumerate(reached) if x is not None)
     good = [x is not None and x <= problem.goal for x in reached]
-    value = f"{100 * (1 - best):.1f} %" if problem.key == "digits" else f"{best:.0e}"
-    if not good[at]:
-        return f"**{rates[at]:g}**, not good enough: {value}"
-    first = at - len(list(takewhile(bool, reversed(good[:at]))))
-    last = at + len(list(takewhile(bool, good[at + 1 :])))
-    within = f"{rates[first]:g} to {rates[last]:g}" if first < last else "no other"
-    return f"**{rates[at]:g}** ({within}): {value}"
+    first = best - len(list(takewhile(bool, reversed(good[:best]))))
+    last = best + len(list(takewhile(bool, good[best + 1 :])))
+    middle = (first + last) // 2
+    x = reached[middle]
+    value = f"{100 * (1 - x):.1f} %" if problem.key == "digits" else f"{x:.0e}"
+    if not good[best]:
+        within = "not good enough"
+    else:
+        within = f"{rates[first]:g} to {rates[last]:g}" if first < last else "no other"
+    return f"**{rates[middle]:g}** ({within}): {value}"
 
 
 def draw(swept: dict[str, Any], path: Path) -> None:
