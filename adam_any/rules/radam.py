@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ..rule import Number, number
 from ._averages import ema, ema_weight, one_minus_power
-from ._scalars import choose, sqrt
+from ._scalars import choose, log, sqrt
 from ._steps import descent, moved
 
 #: The variance of the second moment is finite, and known well enough, above this length.
@@ -56,9 +56,8 @@ class RAdam:
             {(\rho_\infty - 4)(\rho_\infty - 2)\,\rho_t}}.
 
     Both are Adam's program: in the first the root has the factor 0, and epsilon is 1. The paper has
-    a threshold of 4; torch's and optax's is 5. optax adds epsilon after the correction. Under
-    `jax.jit`, where scalars are float32, :math:`\rho_t` is a difference of large numbers, and
-    :math:`r_t` of the first steps is right to 1e-4.
+    a threshold of 4; torch's and optax's is 5. optax adds epsilon after the correction. In the
+    first steps :math:`\rho_t` is a small difference of large numbers, and taken from a series.
 
     References
     ----------
@@ -84,7 +83,7 @@ class RAdam:
         beta1, beta2 = self.betas
         correction = one_minus_power(beta2, t)
         longest = 2.0 / (1.0 - beta2) - 1.0
-        length = longest - 2.0 * t * beta2**t / correction
+        length = _length(beta2, t, longest - 2.0 * t * (1.0 - correction) / correction)
         rectified = length > _LEAST
         root = 1.0 / sqrt(correction)
         return {
@@ -105,6 +104,20 @@ class RAdam:
         m = ema(m, g, beta1, c.w1)
         v = ema(v, g * g, beta2, c.w2)
         return moved(self, c, p, c.alpha * (m / (xp.sqrt(v) * c.s + c.eps))), m, v
+
+
+def _length(beta: Any, t: Any, late: Any) -> Any:
+    """The length of the average: in the first steps by a series in t log(beta), then `late`."""
+    rate = -log(beta)
+    early = t * rate < 0.1
+    x = choose(early, t * rate, 0.1)
+    return choose(early, t - (_series(x) - _series(rate)) / rate, late)
+
+
+def _series(x: Any) -> Any:
+    """2 (1 - x / 2 - x / (exp(x) - 1)) with its sign turned: no digit of a small one is lost."""
+    square = x * x
+    return square * (1 / 6 - square * (1 / 360 - square * (1 / 15120 - square / 604800)))
 
 
 def _rectification(length: Any, longest: Any) -> Any:

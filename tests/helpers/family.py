@@ -206,7 +206,6 @@ FAMILY = (
         *(rules.RAdam, oracles.radam),
         ({"betas": (0.4, 0.3)}, {"eps": 1e-3}, L2, {**L2, "decoupled": True}, UP),
         torch("RAdam", decoupled="decoupled_weight_decay"),
-        traced=1e-4,
         shared=("betas", "eps", "weight_decay", "decoupled", "maximize"),
     ),
     Row(
