@@ -155,7 +155,11 @@ PROBLEMS = (
     Problem("digits", "Digits", 660, 0.02, handwritten),
 )
 
-NAMES = sorted(rules.__all__, key=str.lower)
+#: All but those that hold another one.
+NAMES = sorted(
+    (name for name in rules.__all__ if "rule" not in getattr(rules, name).__dataclass_fields__),
+    key=str.lower,
+)
 
 
 def sweep(pairs: Iterable[tuple[Problem, str]], tick: Tick) -> dict[str, Any]:

@@ -44,8 +44,6 @@ class Row:
     #: Options in which the peer is compared.
     shared: tuple[str, ...] = ()
     lr: float = 0.05
-    #: How far a coefficient may be off where it is computed in float32, under a trace.
-    traced: float = 5e-7
 
     @property
     def name(self) -> str:
