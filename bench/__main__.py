@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from . import cpu, cuda, gpu, machine
+from . import cpu, cuda, gpu, machine, rules
 from .harness import MissingError, Tick
 from .results import Report, load
+
+T = TypeVar("T")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,11 +66,18 @@ def _parser() -> argparse.ArgumentParser:
         )
         measuring.add_argument("--json", type=_new_file, metavar="FILE", help="all values, as JSON")
 
+    sweeping = commands.add_parser(
+        "rules", help="every rule over learning rates; the table of docs"
+    )
+    sweeping.set_defaults(command=_rules)
+    sweeping.add_argument("--only", nargs="+", choices=rules.NAMES, metavar="RULE")
+    sweeping.add_argument("--json", type=_new_file, metavar="FILE", help="all values, as JSON")
+
     show = commands.add_parser("show", help="print a saved result again")
     show.set_defaults(command=_show, json=None)
     show.add_argument("result", type=Path, metavar="FILE.json")
     show.add_argument("--table", action="store_true", help="the table of docs/speed.md alone")
-    for showing in (on_cpu, on_gpu, show):
+    for showing in (on_cpu, on_gpu, sweeping, show):
         showing.add_argument("--plot", type=_new_picture, metavar="FILE.png", help="a picture")
     return parser
 
@@ -87,6 +96,18 @@ def _gpu(options: argparse.Namespace) -> int:
         print(f"The GPU benchmark needs a CUDA device and CuPy: {error}.", file=sys.stderr)
         return 2
     return _measure(options, gpu.PARTS, gpu.LARGEST, gpu.run, device=device)
+
+
+def _rules(options: argparse.Namespace) -> int:
+    pairs = [(problem, name) for problem in rules.PROBLEMS for name in options.only or rules.NAMES]
+    with _progress(pairs) as (turns, tick):
+        swept = rules.sweep(turns, tick)
+    if options.json is not None:
+        rules.save(swept, options.json)
+    if options.plot is not None:
+        rules.draw(swept, options.plot)
+    print(rules.table(swept))
+    return 0
 
 
 def _measure(
@@ -127,7 +148,7 @@ def _present(report: Report, options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress(parts: Sequence[str]) -> Iterator[tuple[Iterable[str], Tick]]:
+def _progress(parts: Sequence[T]) -> Iterator[tuple[Iterable[T], Tick]]:
     """A bar on standard error, so that standard output holds the tables alone: it grows with each
     of the parts, and `tick` says what is being done.
 

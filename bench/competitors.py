@@ -17,6 +17,8 @@ from unittest import mock
 
 import numpy as np
 
+from adam_any import rules
+
 from .harness import Runner, needed
 from .workloads import Arrays
 
@@ -118,11 +120,15 @@ class Optax(Competitor):
     """
 
     def __init__(
-        self, params: Arrays, grads: Arrays, host: Callable[[Any], Any] = np.asarray
+        self,
+        params: Arrays,
+        grads: Arrays,
+        host: Callable[[Any], Any] = np.asarray,
+        rule: Callable[[Any], Any] = lambda optax: optax.adam(LR, *BETAS, eps=EPS),
     ) -> None:
         self.jax, optax = needed("jax"), needed("optax")
         self.new: Callable[[Any], Any] = lambda x: self.jax.numpy.array(host(x))
-        adam = optax.adam(LR, *BETAS, eps=EPS)
+        adam = rule(optax)
 
         def update(params: Any, state: Any, grads: Any) -> Any:
             change, state = adam.update(grads, state, params)
@@ -203,6 +209,22 @@ class Lion:
         return p - c.lr * xp.sign(m + c.w1 * change), m + c.w2 * change
 
 
+def torch_rule(name: str, *, fused: bool = False, **options: Any) -> dict[str, Make]:
+    """Another rule of torch.optim, as quick as it can be on the CPU."""
+
+    def make(params: Arrays, grads: Arrays) -> Competitor:
+        rule = getattr(needed("torch").optim, name)
+        how = {"fused": True} if fused else {"foreach": True}
+        return Torch(params, grads, lambda p, **adam: rule(p, lr=LR, **how, **options))
+
+    return {TORCH if fused else FOREACH: make}
+
+
+def optax_rule(rule: Callable[[Any], Any]) -> dict[str, Make]:
+    """Another rule of optax's."""
+    return {OPTAX: partial(Optax, rule=rule)}
+
+
 def torch_adam(**how: bool) -> Make:
     """torch.optim.Adam with these settings."""
     return lambda p, g: Torch(p, g, partial(needed("torch").optim.Adam, **how))
@@ -224,6 +246,7 @@ OURS, EAGER, NO_NUMBA = "adam_any", "adam_any, eager", "adam_any, no Numba"
 TORCH, FOREACH, OPTAX = "torch fused", "torch foreach", "optax, jax.jit"
 TEXTBOOK, IN_PLACE, DEEPSPEED = "NumPy textbook", "NumPy in place", "DeepSpeed CPUAdam"
 LION, LIMIT = "adam_any, Lion", "memory limit"
+ADAM_BESIDE = "adam_any, Adam"
 
 #: Everyone in the CPU benchmark, by the name in its tables.
 CPU: dict[str, Make] = {
@@ -243,3 +266,23 @@ CPU: dict[str, Make] = {
 
 #: Those that are Adam, and so must agree.
 ADAM: dict[str, Make] = {name: make for name, make in CPU.items() if name not in (LION, LIMIT)}
+
+#: Other rules, with our Adam beside them, and who has the same.
+FAMILY: dict[str, dict[str, Make]] = {
+    name: {OURS: partial(Ours, rule=rule), ADAM_BESIDE: Ours, **others}
+    for name, rule, others in (
+        ("NAdam", rules.NAdam(LR), torch_rule("NAdam")),
+        (
+            *("RMSprop", rules.RMSprop(LR)),
+            torch_rule("RMSprop")
+            | optax_rule(lambda optax: optax.rmsprop(LR, 0.99, EPS, eps_in_sqrt=False)),
+        ),
+        (
+            *("SGD", rules.SGD(LR, 0.9)),
+            torch_rule("SGD", fused=True, momentum=0.9)
+            | optax_rule(lambda optax: optax.sgd(LR, 0.9)),
+        ),
+        ("Lion", rules.Lion(LR), optax_rule(lambda optax: optax.lion(LR, weight_decay=0.0))),
+        ("AdaBelief", rules.AdaBelief(LR), optax_rule(lambda optax: optax.adabelief(LR))),
+    )
+}

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from adam_any.engines.cpu import payoff
 
 from . import figures, machine
-from .competitors import CPU, Make
+from .competitors import CPU, FAMILY, Make
 from .harness import Tick, compare
-from .results import TIME, WRAPPED_TIME, Comparison, Report
+from .results import OTHER_RULES, WRAPPED_TIME, Comparison, Report
 from .workloads import ON_CPU, Workload
 from .wrapped import WRAPPED
 
-WRAPPERS, SUBNORMALS, FIGURES = "wrappers", "subnormals", "figures"
-PARTS = (*ON_CPU, WRAPPERS, SUBNORMALS, FIGURES)
+OTHERS, WRAPPERS, SUBNORMALS, FIGURES = "rules", "wrappers", "subnormals", "figures"
+PARTS = (*ON_CPU, OTHERS, WRAPPERS, SUBNORMALS, FIGURES)
 LARGEST = ("1x64M",)  # left out of a quick run
 
 
@@ -29,31 +30,29 @@ def run(parts: Iterable[str], *, threads: int, rounds: int, turn: float, tick: T
         elif part == FIGURES:
             report.figures += figures.single(rounds, turn, tick)
         elif part == WRAPPERS:
-            on = ON_CPU["1x16M"], rounds, turn, tick
-            report.comparisons.append(comparison(*on, of=WRAPPED, measure=WRAPPED_TIME))
+            made = comparison(ON_CPU["1x16M"], WRAPPED, rounds, turn, tick)
+            report.comparisons.append(replace(made, measure=WRAPPED_TIME))
+        elif part == OTHERS:
+            for name, rows in FAMILY.items():
+                made = comparison(ON_CPU["1x16M"], rows, rounds, turn, tick)
+                report.comparisons.append(replace(made, title=name, measure=OTHER_RULES))
         else:
-            report.comparisons.append(comparison(ON_CPU[part], rounds, turn, tick))
+            report.comparisons.append(comparison(ON_CPU[part], CPU, rounds, turn, tick))
     return report
 
 
 def comparison(
-    workload: Workload,
-    rounds: int,
-    turn: float,
-    tick: Tick,
-    *,
-    of: Mapping[str, Make] | None = None,
-    measure: str = TIME,
+    workload: Workload, competitors: Mapping[str, Make], rounds: int, turn: float, tick: Tick
 ) -> Comparison:
     """Everyone on one workload. They share parameters and gradients, to spare memory: that several
     write the same parameters changes no competitor's work.
     """
     p, g = workload.arrays(1), workload.arrays(2)
     rows = compare(
-        {name: partial(make, p, g) for name, make in (CPU if of is None else of).items()},
+        {name: partial(make, p, g) for name, make in competitors.items()},
         rounds=rounds,
         turn=turn,
         tick=lambda text: tick(f"{workload.title}: {text}"),
     )
     leaves = len(workload.shapes)
-    return Comparison(workload.key, workload.title, leaves, workload.elements, rows, measure)
+    return Comparison(workload.key, workload.title, leaves, workload.elements, rows)

@@ -8,12 +8,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .competitors import DEEPSPEED, LION, OPTAX, OURS, TEXTBOOK, TORCH
+from .competitors import ADAM_BESIDE, DEEPSPEED, FAMILY, FOREACH, LION, OPTAX, OURS, TEXTBOOK, TORCH
 from .on_device import COPY, CUPY
 from .results import (
     DEVICE_TIME,
     END_TO_END,
     HOST_TIME,
+    OTHER_RULES,
     TIME,
     WRAPPED_TIME,
     Comparison,
@@ -32,6 +33,14 @@ COLUMNS = {
     DEEPSPEED: "DeepSpeed CPUAdam",
     OPTAX: "optax under `jax.jit`",
     TEXTBOOK: "textbook NumPy",
+}
+
+#: And in the table of docs/family.md, where there is no Adam.
+RULE_COLUMNS = {
+    OURS: "adam_any, one step",
+    TORCH: "torch fused, times as long",
+    FOREACH: "torch foreach",
+    OPTAX: "optax under `jax.jit`",
 }
 
 #: What the GPU benchmark is to reach: how many times as long as ours another's step takes, at
@@ -66,17 +75,20 @@ def show(report: Report, console: Console) -> None:
         if table.rows:
             console.print(f"\n{title}\n", highlight=False)
             console.print(table)
-    for line in (*_lion(report), *_absent(report)):
+    for line in (*_lion(report), *_family(report), *_absent(report)):
         _line(console, f"\n{line}")
 
 
 def table(report: Report) -> str:
-    """The table in docs/speed.md: our time of a step, and others' as a multiple of it."""
-    comparisons = [c for c in report.comparisons if c.measure == TIME]
+    """The table in docs/speed.md, or where there is no Adam that in docs/family.md: our time of a
+    step, and others' as a multiple of it.
+    """
+    comparisons = [c for c in report.comparisons if c.measure == TIME] or report.comparisons
+    columns = COLUMNS if comparisons[0].measure == TIME else RULE_COLUMNS
     heads = [c.title.removeprefix("1 × ") for c in comparisons]
     lines = [[f" float32, {report.machine['threads']} threads ", *(f" {head} " for head in heads)]]
     lines.append(["---"] * len(lines[0]))
-    for name, text in COLUMNS.items():
+    for name, text in columns.items():
         cell = _time if name == OURS else _ratio
         lines.append([f" {text} ", *(f" {cell(c, name) or '-'} " for c in comparisons)])
     return "\n".join("|".join(["", *line, ""]) for line in lines)
@@ -146,8 +158,8 @@ def _tables(report: Report, fit: int) -> Iterator[tuple[str, Iterable[str], Rows
 
 
 def _comparisons(comparisons: list[Comparison], cell: Cell) -> Rows:
-    for row in comparisons[0].rows:
-        yield row.name, *(cell(c, row.name) or "-" for c in comparisons)
+    for name in dict.fromkeys(row.name for c in comparisons for row in c.rows):
+        yield name, *(cell(c, name) or "-" for c in comparisons)
 
 
 def _time(comparison: Comparison, name: str) -> str:
@@ -166,6 +178,23 @@ def _lion(report: Report) -> Iterator[str]:
     share = ADAM_BYTES / LION_BYTES
     if cells := [f"{title} {times(r * share)}" for title, r in ratios if r is not None]:
         yield f"Time per byte, {LION} / {OURS}: {', '.join(cells)}"
+
+
+def _family(report: Report) -> Iterator[str]:
+    """And no more should any other rule."""
+    cells = []
+    for c in report.comparisons:
+        ratio = c.ratio(OURS, ADAM_BESIDE)
+        if c.measure == OTHER_RULES and ratio is not None:
+            cells.append(f"{c.title} {times(ratio * ADAM_BYTES / _bytes(c.title))}")
+    if cells:
+        yield f"Time per byte, a rule's / Adam's: {', '.join(cells)}"
+
+
+def _bytes(name: str) -> int:
+    """An element's reads and writes in float32: p, g and moments; p and moments."""
+    rule = FAMILY[name][OURS].keywords["rule"]
+    return 4 * (3 + 2 * len(rule.moments))
 
 
 def _absent(report: Report) -> Iterator[str]:

@@ -62,7 +62,8 @@ def test_explain_is_a_table(lib: Lib) -> None:
 def test_repr_shows_options_leaves_and_elements() -> None:
     text = repr(Adam({"w": np.ones((30, 40)), "b": None, "c": 1.0}, lr=0.5, eps=1e-6))
     assert text.startswith("<Adam(lr=0.5, betas=(0.9, 0.999), eps=1e-06, weight_decay=0.0, ")
-    assert text.endswith("amsgrad=False, maximize=False): 2 leaves, 1,201 elements>")
+    assert "amsgrad=False, maximize=False" in text
+    assert text.endswith("): 2 leaves, 1,201 elements>")
 
 
 def test_the_public_names_are_those_listed() -> None:

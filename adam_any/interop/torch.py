@@ -79,7 +79,7 @@ def from_torch(
     head = state_dict.head(opt.rule, params=False)
     groups = checked(state)
     require_equal(groups)
-    head["hyperparameters"] = hyperparameters(groups[0])
+    head["hyperparameters"] |= hyperparameters(groups[0])
     require_options(head["options"], groups[0], decoupled)
     paths, entries = _paths(opt, groups, names), state["state"]
     homeless = [key for key in entries if key not in paths]

@@ -1,4 +1,4 @@
-"""Moving averages, and their bias correction: the arithmetic that rules have in common.
+"""Moving averages and their bias correction: the arithmetic that rules have in common.
 
 The functions of scalars also take tracers, for `coefficients` under `jax.jit`.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from ..rule import Varying
+from ._scalars import choose, expm1, log
 
 
 def ema(old: Any, new: Any, beta: Any, weight: Any) -> Any:
@@ -23,9 +22,11 @@ def ema(old: Any, new: Any, beta: Any, weight: Any) -> Any:
     return old + weight * (new - old) if _is_slow(beta) else new + weight * (old - new)
 
 
-def ema_weight(beta: Any) -> Any:
-    """The weight that `ema` multiplies by."""
-    return 1.0 - beta if _is_slow(beta) else beta
+def ema_weight(beta: Any, first: Any = False) -> Any:
+    """The weight that `ema` multiplies by; where `first`, that of an average which is the new."""
+    slow = _is_slow(beta)
+    weight = 1.0 - beta if slow else beta
+    return weight if first is False else choose(first, 1.0 if slow else 0.0, weight)
 
 
 def _is_slow(beta: Any) -> bool:
@@ -35,21 +36,9 @@ def _is_slow(beta: Any) -> bool:
 
 def one_minus_power(beta: Any, t: Any) -> Any:
     """The bias correction `1 - beta**t`, without cancellation."""
-    if type(t) is int and isinstance(beta, float):
-        return -math.expm1(t * math.log(beta)) if beta else 1.0
     if isinstance(beta, float):
-        return -array_namespace(t).expm1(t * math.log(beta)) if beta else 1.0
-    xp = array_namespace(beta)
-    return -xp.expm1(t * xp.log(beta))
-
-
-def sqrt(x: Any) -> Any:
-    """The square root of a scalar."""
-    return math.sqrt(x) if isinstance(x, float) else array_namespace(x).sqrt(x)
-
-
-def initially(t: Any, first: Any, later: Any) -> Any:
-    """One number for update 1, and another for all later ones."""
-    if type(t) is int:
-        return first if t == 1 else later
-    return array_namespace(t).where(t == 1, first, later)
+        if not beta:
+            return 1.0
+        if type(t) is int:
+            return -math.expm1(t * math.log(beta))
+    return -expm1(t * log(beta))

@@ -1,4 +1,4 @@
-"""Adam, with AdamW and AMSGrad as options."""
+"""Adam, with AdamW, AdamC and AMSGrad as options."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 
 from ..rule import Number, number
 from ..wrapper import Changed
-from ._averages import ema, ema_weight, one_minus_power, sqrt
+from ._averages import ema, ema_weight, one_minus_power
+from ._scalars import choose, sqrt
+from ._steps import descent, moved
 
 
 @dataclass(frozen=True)
 class Adam:
-    r"""Adam [1]_, AdamW [2]_ and AMSGrad [3]_.
+    r"""Adam [1]_, AdamW [2]_, AMSGrad [3]_ and AdamC [4]_.
 
     Parameters
     ----------
@@ -32,6 +34,13 @@ class Adam:
         Divide by the largest uncorrected second moment so far, as torch does.
     maximize : bool
         Climb instead of descending.
+    eps_hat : bool
+        Add epsilon to the uncorrected root, as scikit-learn, Keras and TensorFlow do: the paper's
+        epsilon hat, in the more efficient order of section 2.
+    lr_max : float
+        The largest learning rate of the schedule. Decoupled decay is then AdamC's,
+        ``lr**2 / lr_max * weight_decay``, which keeps the norm of weights that are normalised from
+        growing as the rate falls; 0 leaves it as AdamW's.
 
     Notes
     -----
@@ -48,9 +57,11 @@ class Adam:
     References
     ----------
     .. [1] D. P. Kingma and J. Ba, "Adam: A method for stochastic optimization", ICLR 2015,
-       Algorithm 1.
+       Algorithm 1 and section 2.
     .. [2] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
     .. [3] S. J. Reddi, S. Kale and S. Kumar, "On the convergence of Adam and beyond", ICLR 2018.
+    .. [4] A. Defazio, "Why gradients rapidly increase near the end of training", 2025,
+       arXiv:2506.02285.
     """
 
     lr: Number = number(1e-3)
@@ -60,9 +71,13 @@ class Adam:
     decoupled: bool = False
     amsgrad: bool = False
     maximize: bool = False
+    eps_hat: bool = False
+    lr_max: Number = number(0.0)
 
     #: The coefficients that are proportional to the learning rate.
-    rates: ClassVar[tuple[str, ...]] = ("lr", "alpha", "decay")
+    rates: ClassVar[tuple[str, ...]] = ("alpha", "lr", "decay")
+    #: The fields that older checkpoints lack.
+    newer: ClassVar[tuple[str, ...]] = ("eps_hat", "lr_max")
 
     @property
     def moments(self) -> tuple[str, ...]:
@@ -73,15 +88,20 @@ class Adam:
         """The bias corrections, folded into a step size `alpha` and a scale `s` of sqrt(v)."""
         lr: Any = self.lr
         beta1, beta2 = self.betas
+        s = 1.0 / sqrt(one_minus_power(beta2, t))
+        largest: Any = self.lr_max
+        known = largest > 0
+        share = 1.0 if known is False else choose(known, lr / choose(known, largest, 1.0), 1.0)
         return {
+            **({"plain_eps": self.eps} if self.eps_hat else {}),
             "lr": lr,
             "alpha": lr / one_minus_power(beta1, t),
-            "s": 1.0 / sqrt(one_minus_power(beta2, t)),
+            "s": s,
             "w1": ema_weight(beta1),
             "w2": ema_weight(beta2),
-            "eps": self.eps,
+            "eps": self.eps * s if self.eps_hat else self.eps,
             "wd": self.weight_decay,
-            "decay": lr * self.weight_decay,
+            "decay": share * lr * self.weight_decay,
         }
 
     def update(
@@ -89,19 +109,13 @@ class Adam:
     ) -> tuple[Any, ...]:
         """One step on arrays of real numbers, in the paper's letters."""
         beta1, beta2 = self.betas
-        if self.maximize:
-            g = -g
-        if self.weight_decay and not self.decoupled:
-            g = g + c.wd * p
+        g = descent(self, c, p, g)
         m = ema(m, g, beta1, c.w1)
         v = ema(v, g * g, beta2, c.w2)
         if self.amsgrad:
             vmax = xp.maximum(vmax, v)
         u = m / self._root(xp, c, vmax if self.amsgrad else v)
-        if self.weight_decay and self.decoupled:
-            p = p - (c.alpha * u + c.decay * p)
-        else:
-            p = p - c.alpha * u
+        p = moved(self, c, p, c.alpha * u)
         return (p, m, v, vmax) if self.amsgrad else (p, m, v)
 
     def _root(self, xp: Any, c: Any, v: Any) -> Any:
@@ -118,4 +132,6 @@ class Adam:
 
     def corrected(self, xp: Any, c: Any, ones1: Any, ones2: Any) -> Any:
         """The coefficients with these in place of ``1 - beta**t``."""
-        return Changed(c, alpha=c.lr / ones1, s=1.0 / xp.sqrt(ones2))
+        s = 1.0 / xp.sqrt(ones2)
+        eps = c.plain_eps * s if self.eps_hat else c.eps
+        return Changed(c, alpha=c.lr / ones1, s=s, eps=eps)

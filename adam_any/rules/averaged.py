@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ..rule import Number, Rule, number
 from ..wrapper import Wrapper
-from ._averages import initially
+from ._scalars import choose
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Averaged(Wrapper):
     def coefficients(self, t: int) -> dict[str, Any]:
         """The weight of the new parameter: 1 at the first update."""
         decay: Any = self.decay
-        return {"weight": initially(t, 1.0, 1.0 - decay)}
+        return {"weight": choose(t == 1, 1.0, 1.0 - decay)}
 
     def update(
         self, xp: Any, c: Any, p: Any, g: Any, average: Any, *moments: Any

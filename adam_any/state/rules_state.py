@@ -79,20 +79,11 @@ def restored(spec: Any, given: Mapping[str, Any], hyperparameters: bool) -> Any:
 
 def _restored(at: str, rule: Any, given: Mapping[str, Any], hyperparameters: bool) -> Any:
     equal(f"{at}rule", given["rule"], name(rule))
-    newer = {
-        field.name: field.default
-        for field, _ in rules.items(rule)
-        if field.name in getattr(rule, "newer", ())
-    }
-    options = given["options"]
-    if isinstance(options, Mapping):
-        options = {key: newer[key] for key in rules.options(rule) if key in newer} | {**options}
+    options, values = _completed(rule, given["options"], given["hyperparameters"])
     equal(f"{at}options", options, rules.options(rule))
     new: dict[str, Any] = {}
     if hyperparameters:
-        mine, values = rules.hyperparameters(rule), given["hyperparameters"]
-        if isinstance(values, Mapping):
-            values = {key: newer[key] for key in mine if key in newer} | {**values}
+        mine = rules.hyperparameters(rule)
         same_names(f"{at}hyperparameters", values, list(mine))
         fields = {field.name: field for field, _ in rules.items(rule)}
         new = {key: _value(at, fields[key], mine[key], values[key]) for key in mine}
@@ -104,6 +95,21 @@ def _restored(at: str, rule: Any, given: Mapping[str, Any], hyperparameters: boo
         equal(f"{at}keys", sorted(map(str, held_state)), sorted(_plain(inner)))
         new["rule"] = _restored(at, inner, held_state, hyperparameters)
     return rules.replaced(rule, new)
+
+
+def _completed(rule: Any, options: Any, values: Any) -> tuple[Any, Any]:
+    """Options and hyperparameters, with those that are newer than a checkpoint that has none."""
+    names = getattr(rule, "newer", ())
+    if not (isinstance(options, Mapping) and isinstance(values, Mapping)):
+        return options, values
+    if any(name in options or name in values for name in names):
+        return options, values
+    newer = {field.name: field.default for field, _ in rules.items(rule) if field.name in names}
+    mine = rules.options(rule)
+    return (
+        {**options, **{name: x for name, x in newer.items() if name in mine}},
+        {**values, **{name: x for name, x in newer.items() if name not in mine}},
+    )
 
 
 def _value(at: str, field: Any, mine: Any, value: Any) -> Any:

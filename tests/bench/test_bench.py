@@ -4,6 +4,7 @@ depends on how long anything takes."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -237,14 +238,26 @@ def test_a_run_prints_tables_and_writes_a_picture(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("result", "page", "lines"), [("cpu", "speed", 7), ("cpu_rules", "family", 6)]
+)
 def test_the_table_in_the_docs_is_the_result_that_is_kept(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], result: str, page: str, lines: int
 ) -> None:
     pytest.importorskip("rich")
-    assert command.main(["show", str(ROOT / "bench/results/cpu.json"), "--table"]) == 0
+    assert command.main(["show", str(ROOT / f"bench/results/{result}.json"), "--table"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("\n") == 7
-    assert printed in (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    assert printed.count("\n") == lines
+    assert printed in (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
+
+
+def test_other_rules_take_as_long_as_their_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    assert command.main(["show", str(ROOT / "bench/results/cpu_rules.json")]) == 0
+    said = re.search(r"^Time per byte.*Adam's: (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert said is not None
+    assert said[1] in (ROOT / "docs/family.md").read_text(encoding="utf-8")
+    assert all(float(ratio) <= 1.1 for ratio in re.findall(r"\d\.\d+", said[1]))
 
 
 def test_an_interrupted_run_ends_cleanly(

@@ -38,6 +38,8 @@ def step(
     decoupled: bool = False,
     amsgrad: bool = False,
     maximize: bool = False,
+    eps_hat: bool = False,
+    lr_max: float = 0.0,
 ) -> State:
     """The state after one more gradient, in long double."""
     p, m, v, vmax, t = state
@@ -54,7 +56,11 @@ def step(
     vmax = np.maximum(vmax, v)
     m_hat = m / _one_minus_power(beta1, t)
     v_hat = (vmax if amsgrad else v) / _one_minus_power(beta2, t)
+    if eps_hat:
+        eps = eps / np.sqrt(_one_minus_power(beta2, t))
     shrink = alpha * weight_decay * p if decoupled else 0.0
+    if lr_max:
+        shrink = shrink * alpha / lr_max
     p = p - alpha * m_hat / (np.sqrt(v_hat) + eps) - shrink
     return State(p, m, v, vmax, t)
 

@@ -168,8 +168,14 @@ def test_the_file_is_laid_out_as_documented(tmp_path: Path) -> None:
         "format": 2,
         "params": True,
         "rule": "adam",
-        "options": {"decoupled": False, "amsgrad": False, "maximize": False},
-        "hyperparameters": {"lr": 0.1, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
+        "options": dict.fromkeys(("decoupled", "amsgrad", "maximize", "eps_hat"), False),
+        "hyperparameters": {
+            "lr": 0.1,
+            "betas": [0.9, 0.999],
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "lr_max": 0.0,
+        },
         "steps": {"a": 1, "b": 1},
     }
     lines = [metadata["adam_any"]]

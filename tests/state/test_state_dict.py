@@ -40,8 +40,14 @@ def test_state_dict_is_laid_out_as_documented(lib: Lib) -> None:
         "format": 2,
         "params": False,
         "rule": "adam",
-        "options": {"decoupled": False, "amsgrad": True, "maximize": False},
-        "hyperparameters": {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01},
+        "options": {"decoupled": False, "amsgrad": True, "maximize": False, "eps_hat": False},
+        "hyperparameters": {
+            "lr": 0.1,
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0.01,
+            "lr_max": 0.0,
+        },
     }
     assert set(d["state"]) == set(opt.steps)
     for path, entry in d["state"].items():
