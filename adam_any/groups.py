@@ -181,9 +181,10 @@ def check_alike(old: Any, new: Any) -> None:
         shapes = [[(type(x), rules.options(x)) for _, x in level] for level in levels]
         if shapes[0] != shapes[1]:
             at = f"rule {key!r}: " if isinstance(old, Mapping) else ""
+            have, want = (shown(rules.without_arrays(x)) for x in (theirs[key], rule))
             raise ValueError(
-                f"{at}the new rule is {shown(theirs[key])}; its classes and options must be those "
-                f"of {shown(rule)}: only numbers, schedules and arrays can be set"
+                f"{at}the new rule is {have}; its classes and options must be those of {want}: "
+                "only numbers, schedules and arrays can be set"
             )
 
 

@@ -467,8 +467,9 @@ class Optimizer:
         return self.__copy__()
 
     def __repr__(self) -> str:
-        rule = self.rule
-        shown: dict[str, Any] = {"rules": rule} if isinstance(rule, Mapping) else rules.fields(rule)
+        spec: Any = {key: rules.without_arrays(x) for key, x in groups.by_key(self.rule).items()}
+        several = isinstance(self.rule, Mapping)
+        shown = {"rules": spec} if several else rules.fields(spec[groups.ALL])
         if self._nonfinite != "propagate":
             shown["nonfinite"] = self._nonfinite
         options = ", ".join(f"{k}={v!r}" for k, v in shown.items())

@@ -292,6 +292,24 @@ def shown(rule: Any) -> str:
     return name if inner is None else f"{name}({shown(inner)})"
 
 
+class _Array:
+    """Stands for an array or tree where a rule is shown."""
+
+    def __repr__(self) -> str:
+        return "<array>"
+
+
+def without_arrays(rule: Any) -> Any:
+    """The rule with a word in place of each array, which may be large, to be shown."""
+    if rule is None:
+        return None
+    new: dict[str, Any] = {
+        field.name: _Array() for field, value in items(rule) if is_spread(field, value)
+    }
+    inner = held(rule)
+    return replaced(rule, new if inner is None else {**new, "rule": without_arrays(inner)})
+
+
 # Validation ---------------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ class Scaled(Wrapper):
 
     def update(self, xp: Any, c: Any, p: Any, g: Any, *moments: Any) -> tuple[Any, ...]:
         """One update of the rule at its own rate for each element."""
-        by = c.by if isinstance(self.by, Operand) else xp.where(p == p, c.by, c.by)
+        by = c.by if isinstance(self.by, Operand) else xp.where(p == p, c.by, p)
         inner = scaled(self.rule, c.rule, by)
         new: tuple[Any, ...] = self.rule.update(xp, inner, p, g, *moments)
         return new
