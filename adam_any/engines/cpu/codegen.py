@@ -127,10 +127,10 @@ def _body(program: Program) -> list[str]:
     return [*calculation(program, local), *stores]
 
 
-def calculation(program: Program, local: Mapping[str, str]) -> list[str]:
-    """The lines that load element `i` of every array, under these names, and compute."""
+def calculation(program: Program, local: Mapping[str, str], index: str = "i") -> list[str]:
+    """The lines that load an element of every array, under these names, and compute."""
     texts = expressions(python)
-    loads = [f"{mine} = {name}[i]" for name, mine in local.items()]
+    loads = [f"{mine} = {name}[{index}]" for name, mine in local.items()]
 
     def line(it: Instruction) -> str:
         operands = [local.get(name, name) for name in it.operands]

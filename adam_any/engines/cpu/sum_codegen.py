@@ -6,11 +6,23 @@ As `codegen` has it, but for what it does with an element: each term is widened,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...sums import LANES
 from ..kernels.program import Program
 from .codegen import calculation, module_source
 
+#: Rows that are added to the lanes at a time, one after another: so the lanes are loaded and stored
+#: less often. Measured at 16 million float32 on two cores: 1 row takes 6 ms, 4 and 8 take 2.5.
+TOGETHER = 4
+
 _UPDATE = """\
+@njit(error_model="numpy")
+def rows({names}, {lanes}):
+    for i in range({width}):
+        {bodies}
+
+
 @njit(error_model="numpy")
 def row({names}, {lanes}):
     for i in range(g.size):
@@ -20,9 +32,15 @@ def row({names}, {lanes}):
 @njit(error_model="numpy")
 def update({names}, sums):
     {make}
-    for start in range(0, g.size, {width}):
+    start = 0
+    while start + {many} <= g.size:
+        stop = start + {many}
+        rows({slices}, {lanes})
+        start = stop
+    while start < g.size:
         stop = min(start + {width}, g.size)
         row({slices}, {lanes})
+        start = stop
     half = {width} // 2
     while half > 0:
         for i in range(half):
@@ -36,17 +54,29 @@ def numba_source(program: Program, compute: str) -> str:
     """The text of a module whose `run` adds the terms of a program in a compute dtype."""
     arrays = ("g", *program.arrays)
     lanes = [f"lanes{k}" for k in range(len(program.outputs))]
-    local = {name: f"i_{name}" for name in arrays}
-    results = [local.get(out, out) for out in program.outputs]
-    add = [f"{lane}[i] += float64({x})" for lane, x in zip(lanes, results, strict=True)]
+    several, one = (_body(program, lanes, number) for number in (TOGETHER, 1))
     text = _UPDATE.format(
         names=", ".join((*arrays, *program.scalars)),
         lanes=", ".join(lanes),
         width=LANES,
-        body="\n        ".join([*calculation(program, local), *add]),
+        many=TOGETHER * LANES,
+        bodies="\n        ".join(several),
+        body="\n        ".join(one),
         make="\n    ".join(f"{lane} = zeros({LANES})" for lane in lanes),
         slices=", ".join([*(f"{x}[start:stop]" for x in arrays), *program.scalars]),
         fold="\n            ".join(f"{lane}[i] += {lane}[i + half]" for lane in lanes),
         store="\n    ".join(f"sums[{k}] = {lane}[0]" for k, lane in enumerate(lanes)),
     )
     return module_source(text, program, compute, blocks=len(lanes))
+
+
+def _body(program: Program, lanes: Sequence[str], rows: int) -> list[str]:
+    """The lines that add element `i` of so many rows to lane `i`."""
+    local = {name: f"i_{name}" for name in ("g", *program.arrays)}
+    results = [local.get(out, out) for out in program.outputs]
+    lines = [f"{lane}_i = {lane}[i]" for lane in lanes]
+    for k in range(rows):
+        lines += calculation(program, local, f"i + {k * LANES}" if k else "i")
+        pairs = zip(lanes, results, strict=True)
+        lines += [f"{lane}_i = {lane}_i + float64({x})" for lane, x in pairs]
+    return [*lines, *(f"{lane}[i] = {lane}_i" for lane in lanes)]
