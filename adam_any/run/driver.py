@@ -26,6 +26,7 @@ from ..optimizer import Optimizer
 from ..rules import Adam
 from ..tree import flatten
 from ..words import a, shown
+from ..wrapper import climbs
 from . import stop as conditions
 from .progress import Progress
 from .records import COLUMNS, History, Record, Result
@@ -299,8 +300,7 @@ class _Run:
                 "leaves to skip"
             )
         seconds = time.perf_counter() - self._began
-        rate: Any = getattr(opt.rule, "lr", math.nan)
-        rate = float(rate(self._made)) if callable(rate) else rate
+        rate = _rate(opt, self._made)
         moved = self._moved() if self._measured else math.nan
         history.append((self._made, value, norm(found[1]), moved, rate, seconds))
         if not math.isfinite(value):
@@ -420,23 +420,26 @@ def _wide(x: Any) -> str:
 
 
 def _maximizes(rule: Any) -> bool:
-    """Return whether a rule, or what a wrapper or mapping holds, climbs."""
-    if isinstance(rule, Mapping):
-        found = {_maximizes(x) for x in rule.values() if x is not None}
-        if len(found) > 1:
-            raise ValueError(
-                "some of the rules maximize and some do not, so no value is the best; give all of "
-                "them the same maximize"
-            )
-        return found == {True}
-    held = (
-        [getattr(rule, field.name) for field in dataclasses.fields(rule)] if _is_rule(rule) else []
-    )
-    return bool(getattr(rule, "maximize", False)) or any(_maximizes(x) for x in held if _is_rule(x))
+    """Return whether a rule climbs, or all rules of a mapping do."""
+    if not isinstance(rule, Mapping):
+        return dataclasses.is_dataclass(rule) and climbs(rule)
+    found = {_maximizes(x) for x in rule.values() if x is not None}
+    if len(found) > 1:
+        raise ValueError(
+            "some of the rules maximize and some do not, so no value is the best; give all of them "
+            "the same maximize"
+        )
+    return found == {True}
 
 
-def _is_rule(x: Any) -> bool:
-    return dataclasses.is_dataclass(x) and hasattr(x, "coefficients") and not isinstance(x, type)
+def _rate(opt: Optimizer, count: int) -> float:
+    """The learning rate after so many steps; NaN where there is none, or several."""
+    try:
+        rate = opt.lr
+    except AttributeError:
+        return math.nan
+    rate = rate(count) if callable(rate) else rate
+    return float(rate) if shape_of(rate) == () and not isinstance(rate, Mapping) else math.nan
 
 
 def _copied(params: Any) -> Any:
