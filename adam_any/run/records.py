@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import os
 from array import array
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..html import table
 from ..optimizer import Optimizer
 
 #: What is noted in each record, a number each: steps made, the value, the norms of the gradient and
@@ -206,9 +206,4 @@ class Result:
             "evaluations": f"{self.nfev:,}",
             "optimizer": repr(self.optimizer),
         }
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th>"
-            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for name, text in rows.items()
-        )
-        return f"<table>{cells}</table>"
+        return table("minimize", rows.items())

@@ -107,7 +107,7 @@ def test_closures_hooks_and_gradients_that_are_none() -> None:
         value.backward()
         return value
 
-    assert float(opt.step(closure)) > float(opt.step(closure))
+    assert opt.step(closure).item() > opt.step(closure).item()
     assert len(called) == 2 and ps[2] not in opt.state
     opt.add_param_group({"params": [torch.ones(2, requires_grad=True)], "lr": 0.5})
     assert opt.param_groups[1]["lr"] == 0.5 and opt.param_groups[1]["betas"] == (0.9, 0.999)

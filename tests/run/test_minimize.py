@@ -340,7 +340,9 @@ def test_a_result_can_be_looked_at(tmp_path: Path) -> None:
         *("value", "gradient norm", "learning rate"),
     ]
     assert "all 20 steps have been made" in repr(result)
-    assert "<table>" in result._repr_html_()
+    assert "<td style='text-align:left'>all 20 steps" in result._repr_html_()
+    shown = result.optimizer._repr_html_()
+    assert "Adam" in shown and ">20<" in shown and ">numpy<" in shown
 
 
 def test_lines_where_standard_error_is_a_file(
