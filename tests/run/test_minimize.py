@@ -18,6 +18,7 @@ from adam_any.run import CSVLog, Picture, Plateau, Record
 from tests.helpers.bits import same
 from tests.helpers.libraries import Lib
 from tests.helpers.systems import needs_fork
+from tests.state.test_faults import apart
 
 TARGET = np.array([2.0, 3.0])
 FAST = rules.Adam(lr=0.1)
@@ -300,33 +301,42 @@ def test_a_file_of_another_problem_is_refused(tmp_path: Path) -> None:
         minimize(square, np.zeros(2), FAST, checkpoint=path)
 
 
+def run(path: Path | None) -> Any:
+    return minimize(square, np.zeros(2), FAST, steps=40, checkpoint=path, progress=False)
+
+
 @needs_fork
 @pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_in_the_same_bits(kills: int, tmp_path: Path) -> None:
-    def run(path: Path | None) -> Any:
-        return minimize(square, np.zeros(2), FAST, steps=40, checkpoint=path, progress=False)
+    report = apart(killed, tmp_path, kills)
+    assert report["killed"] >= kills and report["equal"] == report["runs"] > 0
 
-    whole = run(None)
+
+def killed(folder: Path, kills: int) -> dict[str, int]:
+    """Start a run, kill it at a random moment, start it again, until it ends; several times."""
+    whole = run(None).last
+    run(folder / "warm")
     began = time.perf_counter()
-    run(tmp_path / "warm")
-    usual, rng, killed = time.perf_counter() - began, random.Random(1), 0
-    while killed < kills:
-        path = tmp_path / f"{killed}"
-        status = -1
+    run(folder / "usual")
+    usual, rng = time.perf_counter() - began, random.Random(1)
+    report = {"runs": 0, "killed": 0, "equal": 0}
+    while report["killed"] < kills:
+        path, status = folder / str(report["runs"]), -1
         while status != 0:
             process = os.fork()
             if process == 0:
                 with contextlib.suppress(BaseException):
-                    np.save(tmp_path / "end.npy", run(path).last)
+                    np.save(folder / "end.npy", run(path).last)
                     os._exit(0)
                 os._exit(1)
             time.sleep(rng.uniform(0, usual))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)  # a zombie, if it has ended
             status = os.waitpid(process, 0)[1]
             assert status in (0, signal.SIGKILL)
-            killed += status != 0
-        same(np.load(tmp_path / "end.npy"), whole.last)
+            report["killed"] += status != 0
+        report["runs"] += 1
+        report["equal"] += np.load(folder / "end.npy").tobytes() == whole.tobytes()
+    return report
 
 
 # What is shown ------------------------------------------------------------------------------------
