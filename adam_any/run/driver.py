@@ -170,6 +170,9 @@ class _Run:
         self._writable = all(leaf.backend.writable for leaf in opt._contents.leaves)
         self._history, self._made, self._evaluations = History(), 0, 0
         self._seconds, self._aux = 0.0, None
+        #: The rule whose learning rate is noted, and that.
+        self._rated: Any = None
+        self._rate: Any = math.nan
         #: The best value and its parameters, of which the arrays are ours.
         self._best: tuple[float, list[Any]] = (math.nan, self._arrays())
         self._spare: list[Any] | None = None
@@ -300,7 +303,12 @@ class _Run:
                 "leaves to skip"
             )
         seconds = time.perf_counter() - self._began
-        rate = _rate(opt, self._made)
+        rule = opt.rule
+        if rule is not self._rated:
+            self._rated, self._rate = rule, _rate(opt)
+        rate = self._rate
+        if type(rate) is not float:
+            rate = float(rate(self._made))
         moved = self._moved() if self._measured else math.nan
         history.append((self._made, value, norm(found[1]), moved, rate, seconds))
         if not math.isfinite(value):
@@ -432,14 +440,13 @@ def _maximizes(rule: Any) -> bool:
     return found == {True}
 
 
-def _rate(opt: Optimizer, count: int) -> float:
-    """The learning rate after so many steps; NaN where there is none, or several."""
+def _rate(opt: Optimizer) -> Any:
+    """The learning rate, or its schedule; NaN where there is none, or several."""
     try:
         rate = opt.lr
     except AttributeError:
         return math.nan
-    rate = rate(count) if callable(rate) else rate
-    return float(rate) if shape_of(rate) == () and not isinstance(rate, Mapping) else math.nan
+    return rate if isinstance(rate, float) or callable(rate) else math.nan
 
 
 def _copied(params: Any) -> Any:
