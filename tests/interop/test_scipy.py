@@ -57,6 +57,7 @@ def test_rosen_with_bounds_of_every_kind(bounds: Any) -> None:
     best = optimize.minimize(both, START, jac=True, bounds=[(-0.3, 0.8)] * 3)
     np.testing.assert_allclose(found.x, best.x, atol=2e-3)
     assert all(((x >= -0.3) & (x <= 0.8)).all() for x in seen)
+    assert len({x.tobytes() for x in seen}) > 100  # each is an array of its own
 
 
 def test_one_sided_and_fixed() -> None:
