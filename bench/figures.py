@@ -104,21 +104,23 @@ def per_leaf(rounds: int, turn: float) -> list[Figure]:
 
 
 class BareLoop(Runner):
-    """What a run does, without records: a function's value and gradient, and a step."""
+    """What a run does, without records: an optimizer, a function's value and gradient, steps."""
 
     def __init__(self) -> None:
-        x, self._g = np.ones(1000), np.full(1000, 1e-3)
-        self._opt, self._value = Adam(x), 0.0
+        self._x, self._g, self._value = np.ones(1000), np.full(1000, 1e-3), 0.0
 
     def fun(self, x: object) -> tuple[float, object]:
         """A value that is always the best so far, which costs a run most."""
         self._value -= 1.0
         return self._value, self._g
 
-    def step(self) -> None:
-        """Evaluate and step."""
-        _, g = self.fun(self._opt.params)
-        self._opt.step(g)
+    def run(self, steps: int) -> None:
+        """Evaluate and step, so many times."""
+        opt = Adam(self._x.copy())
+        x, fun, step = opt.params, self.fun, opt.step
+        for _ in range(steps):
+            _, g = fun(x)
+            x = step(g)
 
 
 class WholeRun(BareLoop):
@@ -126,7 +128,7 @@ class WholeRun(BareLoop):
 
     def run(self, steps: int) -> None:
         """Run once, for so many steps."""
-        minimize(self.fun, self._opt.params, steps=steps, progress=False)
+        minimize(self.fun, self._x, steps=steps, progress=False)
 
 
 def run_overhead(rounds: int, turn: float) -> list[Figure]:
