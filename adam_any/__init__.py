@@ -8,17 +8,33 @@ and `engine`, on a GPU `engines.cuda.codegen` and `engine`.
 """
 
 from importlib import import_module
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from . import rules
 from .adam import Adam, AdamW
 from .optimizer import Optimizer
 
-__all__ = ["Adam", "AdamW", "Optimizer", "functional", "interop", "rules", "schedules"]
+if TYPE_CHECKING:
+    from .run import Stop, minimize
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "Stop",
+    "functional",
+    "interop",
+    "minimize",
+    "rules",
+    "run",
+    "schedules",
+]
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
+    if name in ("Stop", "minimize"):  # with all that a run needs
+        return getattr(import_module(".run", __name__), name)
     if name in __all__:  # a module that is imported when it is first used
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

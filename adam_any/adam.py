@@ -48,6 +48,9 @@ class Adam(Optimizer):
         v &\leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
         p &\leftarrow p - \eta \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
+    The gradient of a complex parameter points uphill, dL/dRe + i dL/dIm, as torch gives it;
+    conjugate what `jax.grad` and HIPS autograd give, or use `interop.value_and_grad`.
+
     `nonfinite` and `skipped` belong to the optimizer and its copies, not to a saved state.
 
     References

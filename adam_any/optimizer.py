@@ -477,6 +477,20 @@ class Optimizer:
         elements = sum(math.prod(leaf.shape) for leaf in leaves)
         return f"<{type(self).__name__}({options}): {len(leaves)} leaves, {elements:,} elements>"
 
+    def _repr_html_(self) -> str:
+        """A table for notebooks: of each leaf its steps, its engine and its rule."""
+        from .html import table
+
+        steps = self.steps.values()
+        rows = [
+            (choice.path or "the parameter", "x".join(map(str, leaf.shape)), count, *choice[1:])
+            for choice, leaf, count in zip(
+                self.explain(), self._contents.leaves, steps, strict=True
+            )
+        ]
+        heads = ("path", "shape", "steps", *engines.Choice._fields[1:])
+        return table(repr(self), rows, heads)
+
     def _settled(self) -> Contents:
         """The contents, after what an interruption has left to do; not during a call."""
         if self._free:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from adam_any import Adam, minimize
+
 from .competitors import ADAM, CPU, EAGER, IN_PLACE, OURS, TEXTBOOK
-from .harness import Tick, compare, reason, wall
+from .harness import Runner, Tick, compare, reason, wall
 from .results import Comparison, Figure
 from .workloads import ON_CPU, Arrays
 
@@ -43,6 +45,7 @@ def single(rounds: int, turn: float, tick: Tick) -> list[Figure]:
         "first step": first_step,
         "Python per leaf": partial(per_leaf, rounds, turn),
         "memory in a step": extra_memory,
+        "minimize": partial(run_overhead, rounds, turn),
     }
     return _tried("Single figures", tick, measured)
 
@@ -98,6 +101,43 @@ def per_leaf(rounds: int, turn: float) -> list[Figure]:
     if in_many is not None and in_one is not None:
         value = (in_many - in_one) / len(many.shapes) * 1e6
     return [Figure("per NumPy leaf", value, "µs", "(1000 × 1000 less 1 × 1 M) / 1000")]
+
+
+class BareLoop(Runner):
+    """What a run does, without records: an optimizer, a function's value and gradient, steps."""
+
+    def __init__(self) -> None:
+        self._x, self._g, self._value = np.ones(1000), np.full(1000, 1e-3), 0.0
+
+    def fun(self, x: object) -> tuple[float, object]:
+        """A value that is always the best so far, which costs a run most."""
+        self._value -= 1.0
+        return self._value, self._g
+
+    def run(self, steps: int) -> None:
+        """Evaluate and step, so many times."""
+        opt = Adam(self._x.copy())
+        x, fun, step = opt.params, self.fun, opt.step
+        for _ in range(steps):
+            _, g = fun(x)
+            x = step(g)
+
+
+class WholeRun(BareLoop):
+    """The same by `minimize`, with a record at each step."""
+
+    def run(self, steps: int) -> None:
+        """Run once, for so many steps."""
+        minimize(self.fun, self._x, steps=steps, progress=False)
+
+
+def run_overhead(rounds: int, turn: float) -> list[Figure]:
+    """What `minimize` adds to each step of a loop written by hand."""
+    bare, whole = compare({"bare": BareLoop, "whole": WholeRun}, rounds=rounds, turn=turn)
+    differences = [b - a for a, b in zip(bare.seconds, whole.seconds, strict=True)]
+    how = "1 × 1 k in float64, a record at each step, less the bare loop"
+    value = statistics.median(differences) * 1e6 if differences else None
+    return [Figure("minimize, per step", value, "µs", how)]
 
 
 def extra_memory() -> list[Figure]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from ..adam import Adam
+from .. import schedules
+from ..rules import Adam
+from ..run import Record, minimize
 from .places import Place
 
 # The accuracy on only 359 test images depends on the split: seeds 0 to 11 give 97.2 to 100 %,
@@ -62,29 +64,56 @@ class Classifier:
             "hidden": self._layer(digits.train_x.shape[1], HIDDEN),
             "output": self._layer(HIDDEN, digits.train_y.shape[1]),
         }
-        steps = EPOCHS * self._batches
-        self.optimizer = Adam(self.params, lr=lambda count: RATE * (1 - count / steps))
+        self.optimizer: Any = None
         self.seconds: list[float] = []  # of each optimizer step
+        self._losses: list[float] = []
+        self._begun: float | None = None  # when the step under way was begun
 
-    def train(self) -> Iterator[Epoch]:
-        """Train, and yield after each epoch."""
+    def train(self, seen: Callable[[Epoch], object] = lambda epoch: None) -> list[Epoch]:
+        """Train, and tell what each epoch has brought."""
         test = [self._array(a) for a in (self._digits.test_x, self._digits.test_y)]
+        steps, epochs = EPOCHS * self._batches, list[Epoch]()
+        batches = self._every_batch()
+
+        def fun(params: Any) -> tuple[Any, Any]:
+            if self._begun is not None:
+                self._wait(params)
+                self.seconds.append(time.perf_counter() - self._begun)
+            loss, gradients = self._gradients(params, *next(batches))
+            self._losses.append(loss)
+            self._wait(gradients)
+            self._begun = time.perf_counter()
+            return loss, gradients
+
+        def callback(record: Record) -> None:
+            self._begun = None  # what follows belongs to no step
+            if record.step == 0:
+                return
+            losses, self._losses = self._losses[: self._batches], self._losses[self._batches :]
+            loss, _ = self._gradients(record.params, *test)
+            right = accuracy(record.params, *test)
+            epochs.append(Epoch(float(np.mean([*map(float, losses)])), float(loss), right))
+            seen(epochs[-1])
+
         # Matrices this small are not worth a second thread: on a busy machine the threads of NumPy
         # and torch can wait seconds for each other. scikit-learn depends on threadpoolctl.
         with import_module("threadpoolctl").threadpool_limits(1):
-            for _ in range(EPOCHS):
-                losses = [self._step(x, y) for x, y in self._shuffled()]
-                loss, _ = self._gradients(self.params, *test)
-                yield Epoch(float(np.mean(losses)), float(loss), accuracy(self.params, *test))
+            result = minimize(
+                fun,
+                self.params,
+                Adam(lr=schedules.linear(RATE, 0.0, steps)),
+                steps=steps,
+                every=self._batches,
+                callback=callback,
+                progress=False,
+            )
+        # The losses of batches are noise, so the last parameters are better than the best.
+        self.params, self.optimizer = result.last, result.optimizer
+        return epochs
 
-    def _step(self, x: Any, y: Any) -> float:
-        loss, gradients = self._gradients(self.params, x, y)
-        self._wait(gradients)
-        begun = time.perf_counter()
-        self.params = self.optimizer.step(gradients)
-        self._wait(self.params)
-        self.seconds.append(time.perf_counter() - begun)
-        return float(loss)
+    def _every_batch(self) -> Iterator[tuple[Any, Any]]:
+        while True:
+            yield from self._shuffled()
 
     def _shuffled(self) -> Iterator[tuple[Any, Any]]:
         """Yield the minibatches of one epoch, without the few images that do not fill one."""
@@ -103,7 +132,7 @@ class Classifier:
     def _array(self, values: Any) -> Any:
         return self._place.array(values, "float32")
 
-    def _wait(self, tree: Mapping[str, Mapping[str, Any]]) -> None:
+    def _wait(self, tree: Any) -> None:
         for layer in tree.values():
             for array in layer.values():
                 self._place.wait(array)

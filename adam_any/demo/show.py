@@ -154,7 +154,6 @@ def _show_speed(console: Console) -> None:
 def _train(console: Console, classifier: Classifier) -> list[Epoch]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    epochs = []
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -165,11 +164,12 @@ def _train(console: Console, classifier: Classifier) -> list[Epoch]:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         task = progress.add_task("handwritten digits", total=digits.EPOCHS)
-        for epoch in classifier.train():
-            epochs.append(epoch)
+
+        def seen(epoch: Epoch) -> None:
             text = f"handwritten digits: test accuracy {_percent(epoch.test_accuracy)}"
             progress.update(task, advance=1, description=text)
-    return epochs
+
+        return classifier.train(seen)
 
 
 def _step_time(classifier: Classifier) -> str:

@@ -23,7 +23,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,9 @@ Path = str | os.PathLike[str]
 
 PARAM = "param"
 
+#: What a run has beside them (`state.run`).
+BEST, HISTORY = "best", "history"
+
 #: The checksum's names of dtypes, by the format's.
 NAMES = {row.file: row.real for row in DTYPES.values()}
 
@@ -63,16 +66,25 @@ class Stored(NamedTuple):
         return f"{self.leaf.path}/{self.what}"
 
 
-def save(path: Path, contents: Contents) -> None:
-    """Write parameters and state to a file, or leave what was there as it was."""
+def save(
+    path: Path,
+    contents: Contents,
+    run: Mapping[str, Any] | None = None,
+    beside: Sequence[Stored] = (),
+) -> None:
+    """Write parameters and state to a file, or leave what was there as it was.
+
+    `run` is an entry of the document about the run that they are from, `beside` its arrays.
+    """
     leaves = contents.leaves
-    every = [x for leaf in leaves for x in _stored(contents, leaf, params=True)]
+    every = [*(x for leaf in leaves for x in _stored(contents, leaf, params=True)), *beside]
     stored = {x.name: x for x in every}
     if len(stored) < len(every):
         raise ValueError("two arrays have the same name path/moment in the file; rename a key")
     _check_paths(leaves)
     steps = {leaf.path: leaf.steps for leaf in leaves}
-    text = document.dumps({**state_dict.head(contents.rule, params=True), "steps": steps})
+    head = {**state_dict.head(contents.rule, params=True), "steps": steps}
+    text = document.dumps(head if run is None else {**head, "run": run})
     kinds = {name: x.kind for name, x in stored.items()}
 
     def beginning(seal: str) -> bytes:
@@ -91,10 +103,20 @@ def load(path: Path, contents: Contents, params: bool) -> tuple[Any, list[Restor
 
     With `params` also their new parameters.
     """
+    return load_all(path, contents, params)[:2]
+
+
+def load_all(
+    path: Path,
+    contents: Contents,
+    params: bool,
+    beside: Callable[[Any], list[Stored]] | None = None,
+) -> tuple[Any, list[Restored], list[Any]]:
+    """The same, and the arrays of a run that `beside` asks for, given the entry about it."""
     with _opened(path) as file:
         text, seal = _metadata(file)
         head = state_dict.current(document.loads(text))
-        steps = head.pop("steps", None)
+        steps, run = head.pop("steps", None), head.pop("run", None)
         rule, leaves = state_dict.restored_rule(contents.rule, head), contents.leaves
         if params and not head["params"]:
             raise ValueError(
@@ -104,6 +126,10 @@ def load(path: Path, contents: Contents, params: bool) -> tuple[Any, list[Restor
         counts = state_dict.counts(leaves, steps)
         wanted = [x for leaf in leaves for x in _stored(contents, leaf, params)]
         others = [f"{leaf.path}/{PARAM}" for leaf in leaves if head["params"] and not params]
+        more = [] if beside is None else beside(run)
+        if run is not None and beside is None:
+            others += [*(f"{leaf.path}/{BEST}" for leaf in leaves), f"run/{HISTORY}"]
+        wanted += more
         _check_tensors(file, wanted, others)
         lines = [_line(name, file.kinds[name], file.read(name)) for name in others]
         new = {}
@@ -113,7 +139,7 @@ def load(path: Path, contents: Contents, params: bool) -> tuple[Any, list[Restor
             new[x.name] = x.leaf.library.from_host(host, x.array)
     if _seal(text, lines) != seal:
         raise ValueError(f"{os.fsdecode(path)}: the checksum is wrong, so the file is damaged")
-    return rule, [
+    restored = [
         Restored(
             leaf,
             count,
@@ -122,6 +148,7 @@ def load(path: Path, contents: Contents, params: bool) -> tuple[Any, list[Restor
         )
         for leaf, count in zip(leaves, counts, strict=True)
     ]
+    return rule, restored, [new[x.name] for x in more]
 
 
 def _stored(contents: Contents, leaf: Leaf, params: bool) -> list[Stored]:
