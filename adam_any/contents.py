@@ -16,7 +16,7 @@ from .groups import Kind
 from .journal import Assignment, Change, Step, Turn
 from .leaf import Leaf, start
 from .memory import Written
-from .sums import NO_SUMS, Sums, on_host, sums_of
+from .sums import FINITE, NO_SUMS, Sums, on_host, sums_of
 from .words import named
 
 
@@ -167,28 +167,39 @@ class Contents:
             turns.append(Turn(plan, coefficients.bound(c, dict(scales)), mine))
         return turns
 
-    def sums(self, plans: Sequence[Plan], gathered: Sequence[Any], grads: Sequence[Any]) -> Sums:
-        """The coefficients that rules make of sums over their leaves."""
-        if not any(kind.traced.terms(False).names for kind in self.kinds):
-            return NO_SUMS
+    def asks(self, finite: bool) -> bool:
+        """Return whether a step must look at whole gradients first."""
+        return finite or any(kind.traced.terms(False).names for kind in self.kinds)
+
+    def sums(
+        self, plans: Sequence[Plan], gathered: Sequence[Any], grads: Sequence[Any], finite: bool
+    ) -> tuple[Sums, Leaf | None]:
+        """The coefficients that rules make of sums over their leaves.
+
+        With `finite` also the first leaf whose gradient is not.
+        """
         found: dict[int, Any] = {}
         for plan, mine in zip(plans, gathered, strict=True):
-            calls = {
-                (leaf.kind, leaf.steps) for leaf in plan.leaves if grads[leaf.index] is not None
-            }
-            for kind, count in calls:
-                terms = self.kinds[kind].traced.terms(False)
+            present = (leaf for leaf in plan.leaves if grads[leaf.index] is not None)
+            for kind, count in dict.fromkeys((leaf.kind, leaf.steps) for leaf in present):
+                terms = self.kinds[kind].traced.terms(finite)
                 if not terms.names:
                     continue
                 these = [
                     g if (leaf.kind, leaf.steps) == (kind, count) else None
                     for leaf, g in zip(plan.leaves, mine, strict=True)
                 ]
-                c = self.coefficients(kind, count, plan.leaves[0].backend.compute)
-                for leaf, values in zip(plan.leaves, plan.add(False, c, these), strict=True):
+                c = Coefficients()  # the test for finite numbers needs none, and asks no schedule
+                if self.kinds[kind].traced.terms(False).names:
+                    c = self.coefficients(kind, count, plan.leaves[0].backend.compute)
+                for leaf, values in zip(plan.leaves, plan.add(finite, c, these), strict=True):
                     if values is not None:
                         found[leaf.index] = sums_of(terms.names, values)
-        return self._scales(found)
+        if finite:
+            for leaf in self.leaves:
+                if leaf.index in found and getattr(found[leaf.index], FINITE) != 0:
+                    return NO_SUMS, leaf
+        return (self._scales(found) if self.asks(False) else NO_SUMS), None
 
     def _scales(self, found: Mapping[int, Any]) -> Sums:
         sums, shared = Sums(), dict[Any, dict[str, float]]()

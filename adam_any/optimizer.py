@@ -21,6 +21,7 @@ from .journal import FREE, alone
 from .rule import Rule
 from .state import state_dict
 from .state.state_dict import Restored
+from .sums import NO_SUMS
 from .tree import flatten
 from .words import few, named
 
@@ -152,18 +153,18 @@ class Optimizer:
         aligned = self._align(grads)
         plans = contents.current_plans(self._engine)
         gathered = [plan.gather(aligned, contents.written) for plan in plans]
-        if self._nonfinite != "propagate":
+        sums, finite = NO_SUMS, self._nonfinite != "propagate"
+        if contents.asks(finite):
             computed = nonfinite.computed(contents.leaves, aligned)
             if computed is not None:
                 aligned = computed
                 gathered = [plan.gather(aligned, contents.written) for plan in plans]
-            problem = nonfinite.first_problem(contents.leaves, aligned)
-            if problem is not None and self._nonfinite == "raise":
-                raise ValueError(problem)
-            if problem is not None:
+            sums, bad = contents.sums(plans, gathered, aligned, finite)
+            if bad is not None and self._nonfinite == "raise":
+                raise ValueError(nonfinite.message(bad, aligned[bad.index]))
+            if bad is not None:
                 self._skipped += 1
                 return self.params
-        sums = contents.sums(plans, gathered, aligned)
         turns = [
             turn
             for plan, mine in zip(plans, gathered, strict=True)

@@ -30,7 +30,7 @@ from ..leaf import Leaf, Update
 from ..libraries.jax import LIBRARY
 from ..memory import Written
 from ..rule import Rule
-from ..sums import Terms, blocks
+from ..sums import FINITE, Terms, blocks
 from ..words import at
 from .eager import operands_of, replaced
 from .kernels.program import Traced
@@ -96,7 +96,8 @@ class Plan:
         leaves, arguments = self._arguments(grads)
         scalars = self._scalars(c)
         run = _adding(cast(Hashable, self._traced.rule), finite, self._compute, *self._facts)
-        with jax.transfer_guard("allow"):  # they are ours, and no surprise
+        # They are ours, and no surprise; a NaN among them is what may be asked for.
+        with jax.transfer_guard("allow"), jax.debug_nans(False):
             sums = iter(np.asarray(run(scalars, *arguments)).tolist()) if leaves else iter(())
         return [None if g is None else next(sums) for g in grads]
 
@@ -206,15 +207,18 @@ def _sums(
     for p, g, mine, own in zip(params, grads, moments, operands, strict=True):
         given = bound(named, dict(zip(paths, own, strict=True)))
         p, g = (LIBRARY.computable(x, compute) for x in (p, g))
-        found.append(jnp.stack([added(x) for x in terms(jnp, given, p, g, *mine)]))
+        pairs = zip(terms.names, terms(jnp, given, p, g, *mine), strict=True)
+        sums = [jnp.sum(x) if name == FINITE else added(x) for name, x in pairs]
+        found.append(jnp.stack([x.astype(sums[0].dtype) for x in sums]))
     return jnp.stack(found)
 
 
 def added(x: Any) -> Any:
-    """The sum of an array, in a graph."""
+    """The sum of an array, in a graph: in float64 where JAX has it."""
     config: Any = jax.config
-    wide = "float64" if config.jax_enable_x64 else "float32"
-    return jnp.sum(blocks(jnp, x.reshape(-1), wide))
+    if config.jax_enable_x64:
+        return jnp.sum(x.astype("float64"))
+    return jnp.sum(blocks(jnp, x.reshape(-1), "float32"))
 
 
 def _gradient(leaf: Leaf, g: Any) -> Any:

@@ -36,6 +36,9 @@ def test_rosen_without_bounds(jac: Any) -> None:
     assert (found.nit, found.nfev, found.njev) == (6000, 6001, 6001)
 
 
+@pytest.mark.promise(
+    "`scipy.optimize.minimize` takes a rule as its method, with bounds of every kind."
+)
 @pytest.mark.parametrize(
     "bounds",
     [

@@ -51,6 +51,9 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.promise(
+    "A rule as a `torch.optim.Optimizer` steps as torch's own Adam does, with torch's schedulers."
+)
 @pytest.mark.parametrize("scheduler", list(SCHEDULERS))
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True, "weight_decay": 0.1}])
 def test_it_is_torchs_adam(scheduler: str, options: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adam_any import Optimizer, functional, rules
-from tests.helpers import oracle
+from tests.helpers import ROOT, oracle
 from tests.helpers.dense import compare, run
 from tests.helpers.libraries import Lib, tolerance
 
@@ -292,3 +293,14 @@ def test_wrappers_in_any_order_have_the_bits_of_the_reference(
         return Optimizer(params, rule, **engine)
 
     compare(kernel, *run(kernel, shapes, dtype, make))
+
+
+def test_the_wrapper_on_the_page_has_the_bits_of_the_reference(kernel: Lib) -> None:
+    page = (ROOT / "docs" / "RULES.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    scope: dict[str, Any] = {"__name__": __name__}
+    exec(code, scope)
+    rule = rules.Clipped(scope["Smoothed"](rules.Adam(0.1)), value=1.0)
+    compare(
+        kernel, *run(kernel, [(1001,), (33,)], "float32", lambda p, **e: Optimizer(p, rule, **e))
+    )

@@ -38,6 +38,9 @@ def by_hand(steps: int) -> Any:
     return opt.params, [*values, square(opt.params)[0]]
 
 
+@pytest.mark.promise(
+    "A run of `minimize` has the bits of the bare loop, and writes nothing it was given."
+)
 @pytest.mark.uses("operators")
 def test_it_is_the_bare_loop_on_every_library(lib: Lib) -> None:
     steps = 3 if lib.slow else 30
@@ -184,6 +187,7 @@ def test_ready_callbacks(tmp_path: Path) -> None:
         minimize(square, np.zeros(2), rules.Adam(lambda count: 0.1), callback=Plateau())
 
 
+@pytest.mark.promise("Ctrl-C ends a run in order, with the result so far.")
 def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
     calls = []
 
@@ -305,6 +309,9 @@ def run(path: Path | None) -> Any:
     return minimize(square, np.zeros(2), FAST, steps=40, checkpoint=path, progress=False)
 
 
+@pytest.mark.promise(
+    "A run that is killed goes on from its checkpoint, and ends with the bits it would have had."
+)
 @needs_fork
 @pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_ends_in_the_same_bits(kills: int, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """The sums of a plan's leaves: one read of what their terms need, a block a chunk.
 
 Compiled by Numba where the step is, and else computed by NumPy, a few blocks at a time: the same
-additions in the same order (`sums`). A gradient that cannot be read in place is left to the
-reference, which has the same bits.
+additions in the same order (`sums`). A gradient that cannot be read in place is copied piece by
+piece, and left to NumPy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -18,16 +19,16 @@ from ... import detect
 from ...coefficients import Coefficients
 from ...dtypes import DTYPES
 from ...leaf import Leaf
-from ...memory import reals_at
+from ...memory import order, reals_at
 from ...sums import BLOCK, added, blocks
-from ..eager import added_up, known
+from ..eager import known
 from ..kernels.program import Program, Traced
-from ..kernels.table import Table, Words, addresses
+from ..kernels.table import Table, Words, addresses, pieces
 from . import compiler
 from .sum_codegen import numba_source
 
 #: Elements that NumPy works on at a time.
-PIECE = 8 * BLOCK
+PIECE = 4 * BLOCK
 
 
 class Adder:
@@ -36,34 +37,30 @@ class Adder:
     def __init__(
         self, traced: Traced, finite: bool, leaves: Sequence[Leaf], compiled: bool
     ) -> None:
-        self._leaves, self._traced, self._terms = leaves, traced, traced.terms(finite)
         program = traced.summing(finite)
-        make = _Compiled if compiled and isinstance(program, Program) else _Lines
-        self._sums = make(traced, finite, leaves)
+        self._leaves, self._names = leaves, traced.terms(finite).names
+        self._lines = _Lines(traced, finite, leaves)
+        self._compiled: _Compiled | None = None
+        if compiled and isinstance(program, Program):
+            self._compiled = _Compiled(traced, program, leaves)
 
     def __call__(self, c: Coefficients, grads: Sequence[Any]) -> list[Sequence[float] | None]:
         """The sums of each leaf that has a gradient: an address, or what must be copied."""
         found: list[Sequence[float] | None] = [None] * len(grads)
         at = [g if type(g) is int else 0 for g in grads]
-        if any(at):
-            found = self._sums(c, at)
+        if self._compiled is not None and any(at):
+            found = self._compiled(c, at)
         for k, g in enumerate(grads):
-            if g is not None and not at[k]:
-                empty = type(g) is int
-                found[k] = (
-                    [0.0] * len(self._terms.names)
-                    if empty
-                    else added_up(self._terms, c, self._traced, self._leaves[k], g)
-                )
+            if g is not None and found[k] is None:
+                empty = type(g) is int and g == 0
+                found[k] = [0.0] * len(self._names) if empty else self._lines(c, k, g)
         return found
 
 
 class _Compiled:
     """One pass by Numba over all leaves."""
 
-    def __init__(self, traced: Traced, finite: bool, leaves: Sequence[Leaf]) -> None:
-        program = traced.summing(finite)
-        assert isinstance(program, Program)
+    def __init__(self, traced: Traced, program: Program, leaves: Sequence[Leaf]) -> None:
         compute, width = leaves[0].dtype.compute, len(program.outputs)
         lengths = [leaf.reals for leaf in leaves]
         counts = [-(-n // BLOCK) for n in lengths]
@@ -90,34 +87,49 @@ class _Compiled:
 
 
 class _Lines:
-    """The terms as they stand, on lines of memory."""
+    """The terms as they stand, on lines of memory, one piece after another."""
 
     def __init__(self, traced: Traced, finite: bool, leaves: Sequence[Leaf]) -> None:
         self._terms, self._paths = traced.terms(finite), tuple(traced.operands)
-        self._dtype = np.dtype(leaves[0].dtype.compute)
-        self._leaves = []
-        for leaf in leaves:
-            operands = [leaf.operands[path] for path in traced.operands.values()]
-            arrays = leaf.array, *leaf.moments, *operands
-            extents = [leaf.library.extent(x) for x in arrays]
-            places = [x.address for x in extents if x is not None]
-            self._leaves.append((leaf.reals, places, len(leaf.moments)))
-
-    def __call__(self, c: Coefficients, at: Sequence[int]) -> list[Sequence[float] | None]:
-        pairs = zip(at, self._leaves, strict=True)
-        return [self._leaf(c, address, *leaf) if address else None for address, leaf in pairs]
+        self._dtype, self._leaves = np.dtype(leaves[0].dtype.compute), leaves
+        self._fields = tuple(traced.operands.values())
 
     @np.errstate(all="ignore")
-    def _leaf(
-        self, c: Coefficients, address: int, n: int, places: Sequence[int], moments: int
-    ) -> list[float]:
-        lines = [reals_at(place, n, self._dtype) for place in (address, *places)]
-        parts: list[list[float]] = [[] for _ in self._terms.names]
-        for start in range(0, n, PIECE):
-            g, p, *rest = (line[start : start + PIECE] for line in lines)
-            operands = dict(zip(self._paths, rest[moments:], strict=True))
-            given = known(detect.load("numpy"), p, c, operands)
-            terms = self._terms(array_api_compat.numpy, given, p, g, *rest[:moments])
+    def __call__(self, c: Coefficients, k: int, g: Any) -> list[float]:
+        """The sums of one leaf, whose gradient is at an address, or must be copied."""
+        leaf = self._leaves[k]
+        arrays = leaf.array, *leaf.moments, *(leaf.operands[path] for path in self._fields)
+        extents = [leaf.library.extent(x) for x in arrays]
+        lines = [reals_at(x.address, leaf.reals, self._dtype) for x in extents if x is not None]
+        count, parts = len(leaf.moments), [list[float]() for _ in self._terms.names]
+        numpy, start = detect.load("numpy"), 0
+        for piece in self._at(g, leaf.reals) if type(g) is int else self._copied(leaf, g):
+            p, *rest = (line[start : start + len(piece)] for line in lines)
+            start += len(piece)
+            given = known(numpy, p, c, dict(zip(self._paths, rest[count:], strict=True)))
+            terms = self._terms(array_api_compat.numpy, given, p, piece, *rest[:count])
             for part, term in zip(parts, terms, strict=True):
                 part += blocks(array_api_compat.numpy, term).tolist()
         return [added(part) for part in parts]
+
+    def _at(self, address: int, n: int) -> Iterator[Any]:
+        line = reals_at(address, n, self._dtype)
+        return (line[start : start + PIECE] for start in range(0, n, PIECE))
+
+    def _copied(self, leaf: Leaf, g: Any) -> Iterator[Any]:
+        """The gradient in the order of its parameter's memory, in whole blocks."""
+        at, parts = leaf.extent, 2 if leaf.dtype.complex else 1
+        axes = None if at is None else order(at)
+        assert axes is not None  # it was not refused
+        view, filled = leaf.library.transposed(g, axes), 0
+        line = np.empty(PIECE + BLOCK, self._dtype)
+        for _, index in pieces(view.shape, BLOCK // parts):
+            n = math.prod(view[index].shape) * parts
+            leaf.library.fill(line[filled : filled + n], view[index])
+            filled += n
+            if filled >= PIECE:
+                yield line[:PIECE]
+                line[: filled - PIECE] = line[PIECE:filled]
+                filled -= PIECE
+        if filled:
+            yield line[:filled]
