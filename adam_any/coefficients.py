@@ -33,6 +33,9 @@ from .rule import (
 )
 from .words import shown
 
+#: The classes of what is rounded; bools and operands are not.
+_NUMBERS = frozenset((float, int, Varying))
+
 
 class Coefficients(SimpleNamespace):
     """Coefficients by name."""
@@ -118,8 +121,8 @@ def rounded(rule: Rule, t: int, compute: str) -> Coefficients:
 
 def _rounded(values: Mapping[str, Any], rule: Rule, t: int, compute: str) -> Coefficients:
     c = Coefficients()
-    special = {name: x for name, x in values.items() if isinstance(x, bool | Operand)}
-    if special:
+    if not _NUMBERS.issuperset(map(type, values.values())):
+        special = {name: x for name, x in values.items() if isinstance(x, bool | Operand)}
         values = {name: x for name, x in values.items() if name not in special}
         c.__dict__.update(special)
     try:

@@ -27,7 +27,9 @@ class Contents:
     compute dtype cannot hold.
     """
 
-    __slots__ = ("_change", "_number", "_plans", "kinds", "leaves", "rule", "torn", "written")
+    __slots__ = (
+        *("_change", "_number", "_plans", "_sums", "kinds", "leaves", "rule", "torn", "written"),
+    )
 
     def __init__(
         self, rule: Any, leaves: Sequence[Leaf], values: Sequence[tuple[Leaf, Any]] = ()
@@ -48,6 +50,8 @@ class Contents:
         self._change: Change | None = Assignment(values) if values else None
         self._plans: list[Plan] | None = None
         self._number = 0
+        #: Whether a rule needs sums over its leaves.
+        self._sums = any(kind.traced.terms(False).names for kind in self.kinds)
         _check_numbers(self.kinds, leaves)
         _check_apart(self.written, leaves)
 
@@ -152,7 +156,14 @@ class Contents:
     ) -> list[Turn]:
         """One call of the plan for each set of coefficients; almost always there is one."""
         calls: dict[Any, list[Leaf]] = {}
-        for leaf in plan.leaves:
+        leaves = plan.leaves
+        first = leaves[0]
+        if len(leaves) == 1 and sums is NO_SUMS:
+            if grads[first.index] is None:
+                return []
+            c = self.coefficients(first.kind, first.steps, first.backend.compute)
+            return [Turn(plan, c, gathered)]
+        for leaf in leaves:
             if grads[leaf.index] is not None:
                 key = leaf.kind, leaf.steps, sums.scales(leaf.index)
                 calls.setdefault(key, []).append(leaf)
@@ -169,7 +180,7 @@ class Contents:
 
     def asks(self, finite: bool) -> bool:
         """Return whether a step must look at whole gradients first."""
-        return finite or any(kind.traced.terms(False).names for kind in self.kinds)
+        return finite or self._sums
 
     def sums(
         self, plans: Sequence[Plan], gathered: Sequence[Any], grads: Sequence[Any], finite: bool
@@ -226,10 +237,9 @@ class Contents:
 
     def step(self, turns: Sequence[Turn], grads: Sequence[Any]) -> None:
         """Make all calls, and count the step of each leaf that has a gradient."""
+        frozen = [kind.frozen for kind in self.kinds]
         counted = [
-            leaf
-            for leaf in self.leaves
-            if grads[leaf.index] is not None and not self.kind(leaf).frozen
+            leaf for leaf in self.leaves if grads[leaf.index] is not None and not frozen[leaf.kind]
         ]
         step = Step(self._number + 1, turns, counted)
         self._number += len(turns)

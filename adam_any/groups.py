@@ -68,16 +68,13 @@ class Kind(NamedTuple):
     traced: Traced
     #: The rule with schedules evaluated, after so many updates.
     at: Callable[[int], Rule]
-
-    @property
-    def frozen(self) -> bool:
-        """Whether its leaves are never stepped."""
-        return isinstance(self.rule, Frozen)
+    #: Whether its leaves are never stepped.
+    frozen: bool
 
 
 def kind_of(rule: Any, key: str = ALL) -> Kind:
     """A kind of its own for a valid rule."""
-    return Kind(key, rule, Traced(rule), at(rule))
+    return Kind(key, rule, Traced(rule), at(rule), isinstance(rule, Frozen))
 
 
 class Place(NamedTuple):

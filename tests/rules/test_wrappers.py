@@ -66,6 +66,10 @@ def clipped(state: Any, g: Any, memory: Any) -> Any:
     return adam(state, np.clip(g, -memory["value"], memory["value"]))
 
 
+def clipped_to_a_number(state: Any, g: Any, memory: Any) -> Any:
+    return adam(state, np.clip(g, -0.3, 0.3))
+
+
 def leaf_clipped(state: Any, g: Any, memory: Any) -> Any:
     return adam(state, g * min(1.0, 0.5 / np.linalg.norm(g)))
 
@@ -141,6 +145,9 @@ def random(low: float, high: float) -> Callable[[Any], Any]:
 
 
 CASES = {
+    "Clipped, a number": Case(
+        lambda: rules.Clipped(inner(), value=0.3), alone(clipped_to_a_number)
+    ),
     "Bounded": Case(
         lambda lower, upper: rules.Bounded(inner(), lower, upper),
         alone(bounded),
