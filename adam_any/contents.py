@@ -192,7 +192,10 @@ class Contents:
         found: dict[int, Any] = {}
         for plan, mine in zip(plans, gathered, strict=True):
             present = (leaf for leaf in plan.leaves if grads[leaf.index] is not None)
-            for kind, count in dict.fromkeys((leaf.kind, leaf.steps) for leaf in present):
+            calls = dict.fromkeys((leaf.kind, leaf.steps) for leaf in present)
+            if plan.adds_inside and not finite and self._apart(plan, calls):
+                continue
+            for kind, count in calls:
                 terms = self.kinds[kind].traced.terms(finite)
                 if not terms.names:
                     continue
@@ -211,6 +214,14 @@ class Contents:
                 if leaf.index in found and getattr(found[leaf.index], FINITE) != 0:
                     return NO_SUMS, leaf
         return (self._scales(found) if self.asks(False) else NO_SUMS), None
+
+    def _apart(self, plan: Plan, calls: Mapping[tuple[int, int], None]) -> bool:
+        """Return whether a plan has one call, and its sums are of its own leaves alone."""
+        keys = {self.kinds[kind].key for kind, _ in calls}
+        mine = {leaf.index for leaf in plan.leaves}
+        return len(calls) == 1 and all(
+            leaf.index in mine for leaf in self.leaves if self.kind(leaf).key in keys
+        )
 
     def _scales(self, found: Mapping[int, Any]) -> Sums:
         sums, shared = Sums(), dict[Any, dict[str, float]]()

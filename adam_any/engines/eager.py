@@ -51,6 +51,8 @@ def summary() -> str:
 class Plan:
     """The leaves of one backend."""
 
+    adds_inside = False
+
     def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
         self.in_place = leaves[0].backend.writable

@@ -58,6 +58,9 @@ class Plan(Protocol):
     #: Whether a step overwrites or consumes what it starts from, so that it cannot be undone.
     in_place: bool
 
+    #: Whether it adds the terms of its leaves itself, in a step, where no others are in the sums.
+    adds_inside: bool
+
     def gather(self, grads: Sequence[Any], written: Written) -> Sequence[Any]:
         """For each leaf of the plan, None or what `step` needs of its gradient.
 

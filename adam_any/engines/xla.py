@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache, partial
 from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any, cast
 
 import jax
@@ -60,13 +61,17 @@ class Plan:
     """The leaves on one set of devices, of one dtype."""
 
     in_place = True
+    adds_inside = True
 
     def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves
         self._compute = leaves[0].backend.compute
         self._traced, self._names = traced, traced.names
         self._facts = traced.names, traced.conditions, tuple(traced.operands)
-        self._call = _call(cast(Hashable, traced.rule), self._compute, *self._facts)
+        self._calls = {
+            inside: _call(cast(Hashable, traced.rule), inside, self._compute, *self._facts)
+            for inside in {False, bool(traced.scales)}
+        }
         for leaf in leaves:
             # A loaded moment has its sharding from before, and the user may have moved p.
             leaf.moments = tuple(_beside(leaf.array, moment) for moment in leaf.moments)
@@ -85,21 +90,33 @@ class Plan:
         pairs = list(zip(self.leaves, gathered, strict=True))
         for count in {leaf.steps for leaf, g in pairs if g is not None}:
             turn = [g if leaf.steps == count else None for leaf, g in pairs]
-            _, arguments = self._arguments(turn)
-            self._call.compile(np.zeros(len(self._names), self._compute), *arguments)
+            self._compile(bool(self._traced.scales), self._arguments(turn)[1])
         return gathered
+
+    def _compile(self, inside: bool, arguments: tuple[list[Any], ...]) -> None:
+        self._calls[inside].compile(np.zeros(len(self._names), self._compute), *arguments)
 
     def add(
         self, finite: bool, c: Coefficients, grads: Sequence[Any]
     ) -> list[Sequence[float] | None]:
         """The sums of each leaf that has a gradient, by one compiled call; waits for them."""
         leaves, arguments = self._arguments(grads)
+        self._compile(False, arguments)  # now, since a step must not fail
         scalars = self._scalars(c)
         run = _adding(cast(Hashable, self._traced.rule), finite, self._compute, *self._facts)
         # They are ours, and no surprise; a NaN among them is what may be asked for.
         with jax.transfer_guard("allow"), jax.debug_nans(False):
             sums = iter(np.asarray(run(scalars, *arguments)).tolist()) if leaves else iter(())
         return [None if g is None else next(sums) for g in grads]
+
+    def _knows(self, c: Coefficients) -> bool:
+        """Return whether the coefficients that are made of sums are among these."""
+        for path in self._traced.scales:
+            try:
+                attrgetter(path)(c)
+            except AttributeError:
+                return False
+        return True
 
     def _scalars(self, c: Coefficients) -> Any:
         """The coefficients in order; those made of sums, if they are not known yet, as 0."""
@@ -112,11 +129,11 @@ class Plan:
         return np.array(values, self._compute)
 
     def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
-        """Run the compiled rule on every leaf that has a gradient."""
+        """Run the compiled rule on every leaf that has a gradient; with their sums, if need be."""
         leaves, arguments = self._arguments(grads)
-        scalars = self._scalars(c)
+        scalars, inside = self._scalars(c), not self._knows(c)
         with jax.transfer_guard_host_to_device("allow"):  # they are ours, and no surprise
-            new = self._call.jitted(scalars, *arguments)
+            new = self._calls[inside].jitted(scalars, *arguments)
         return [
             Update(leaf, p, tuple(moments)) for leaf, (p, *moments) in zip(leaves, new, strict=True)
         ]
@@ -155,8 +172,8 @@ class _Call:
 
 
 @lru_cache(maxsize=256)
-def _call(rule: Hashable, compute: str, *facts: tuple[str, ...]) -> _Call:
-    return _Call(partial(_step, rule, compute, *facts))
+def _call(rule: Hashable, inside: bool, compute: str, *facts: tuple[str, ...]) -> _Call:
+    return _Call(partial(_step, rule, inside, compute, *facts))
 
 
 @lru_cache(maxsize=256)
@@ -171,6 +188,7 @@ def _named(c: Any, names: Sequence[str], conditions: Sequence[str]) -> Coefficie
 
 def _step(
     rule: Any,
+    inside: bool,
     compute: str,
     names: tuple[str, ...],
     conditions: tuple[str, ...],
@@ -182,10 +200,18 @@ def _step(
     operands: Any,
 ) -> list[tuple[Any, ...]]:
     """The rule on every leaf: the function that XLA compiles."""
-    run = partial(replaced, rule, _named(c, names, conditions), compute, paths)
+    c = _named(c, names, conditions)
+    every = [c] * len(params)
+    if inside:
+        terms = Terms(rule, finite=False)
+        sums = _added(terms, compute, paths, c, params, grads, moments, operands)
+        group = [SimpleNamespace(**dict(zip(terms.names, mine, strict=True))) for mine in sums]
+        shared = terms.group_scales(jnp, c, group)
+        scales = [shared | terms.leaf_scales(jnp, c, own) for own in group]
+        every = [bound(c, {path: x.astype(compute) for path, x in own.items()}) for own in scales]
     return [
-        run(p, g, *mine, *own)
-        for p, g, mine, own in zip(params, grads, moments, operands, strict=True)
+        replaced(rule, own, compute, paths, p, g, *mine, *arrays)
+        for own, p, g, mine, arrays in zip(every, params, grads, moments, operands, strict=True)
     ]
 
 
@@ -201,16 +227,31 @@ def _sums(
     moments: Any,
     operands: Any,
 ) -> Any:
+    """The sums of every leaf."""
+    c = _named(c, names, conditions)
+    found = _added(terms, compute, paths, c, params, grads, moments, operands)
+    return jnp.stack([jnp.stack(sums) for sums in found])
+
+
+def _added(
+    terms: Terms,
+    compute: str,
+    paths: Sequence[str],
+    c: Coefficients,
+    params: Any,
+    grads: Any,
+    moments: Any,
+    operands: Any,
+) -> list[list[Any]]:
     """The sums of every leaf, in the widest float that JAX computes in now."""
-    named = _named(c, names, conditions)
     found = []
     for p, g, mine, own in zip(params, grads, moments, operands, strict=True):
-        given = bound(named, dict(zip(paths, own, strict=True)))
+        given = bound(c, dict(zip(paths, own, strict=True)))
         p, g = (LIBRARY.computable(x, compute) for x in (p, g))
         pairs = zip(terms.names, terms(jnp, given, p, g, *mine), strict=True)
         sums = [jnp.sum(x) if name == FINITE else added(x) for name, x in pairs]
-        found.append(jnp.stack([x.astype(sums[0].dtype) for x in sums]))
-    return jnp.stack(found)
+        found.append([x.astype(sums[0].dtype) for x in sums])
+    return found
 
 
 def added(x: Any) -> Any:

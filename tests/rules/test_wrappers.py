@@ -311,3 +311,24 @@ def test_the_wrapper_on_the_page_has_the_bits_of_the_reference(kernel: Lib) -> N
     compare(
         kernel, *run(kernel, [(1001,), (33,)], "float32", lambda p, **e: Optimizer(p, rule, **e))
     )
+
+
+def test_on_jax_a_norm_is_computed_in_the_call_that_steps(
+    jax: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adam_any.engines import xla
+
+    added: list[int] = []
+    add = xla.Plan.add
+    monkeypatch.setattr(xla.Plan, "add", lambda *args: added.append(1) or add(*args))
+    grads = {"a": np.full(5, 3.0, "f4"), "b": np.full((3, 3), -2.0, "f4")}
+    params = {key: np.ones_like(g) for key, g in grads.items()}
+    rule = rules.Clipped(rules.Adam(0.1, eps=1.0), norm=1.0, leaf_norm=0.8)
+    there = Optimizer(jax.tree.map(jax.numpy.asarray, params), rule)
+    here = Optimizer(params, rule)
+    for given in (grads, grads, {**grads, "b": None}, grads):
+        there.step(jax.tree.map(jax.numpy.asarray, given))
+        here.step(given)
+        for key, p in params.items():
+            assert np.asarray(there.params[key]) == pytest.approx(p, rel=1e-6)
+    assert len(added) == 2  # where counts differ, a leaf's own norm and that of both are host's

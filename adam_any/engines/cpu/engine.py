@@ -66,6 +66,7 @@ class Plan:
     """The leaves of one library and dtype."""
 
     in_place = True
+    adds_inside = False
 
     def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
         for leaf in leaves:

@@ -73,6 +73,7 @@ class Plan:
     """The leaves of one library, device and dtype."""
 
     in_place = True
+    adds_inside = False
 
     def __init__(self, traced: Traced, leaves: Sequence[Leaf]) -> None:
         self.leaves = leaves

@@ -84,8 +84,16 @@ class Traced:
     @cached_property
     def sample(self) -> dict[str, Any]:
         """Its coefficients by path, with some values: numbers, bools and operands."""
-        found = sample(self.given)
-        return found | sample_scales(self.given, found, nested)
+        return sample(self.given) | self._scales
+
+    @cached_property
+    def _scales(self) -> dict[str, float]:
+        return sample_scales(self.given, sample(self.given), nested)
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """The paths of its coefficients that are made of sums."""
+        return tuple(self._scales)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
