@@ -326,9 +326,30 @@ def test_on_jax_a_norm_is_computed_in_the_call_that_steps(
     rule = rules.Clipped(rules.Adam(0.1, eps=1.0), norm=1.0, leaf_norm=0.8)
     there = Optimizer(jax.tree.map(jax.numpy.asarray, params), rule)
     here = Optimizer(params, rule)
-    for given in (grads, grads, {**grads, "b": None}, grads):
-        there.step(jax.tree.map(jax.numpy.asarray, given))
-        here.step(given)
+    for mine in (grads, grads, {**grads, "b": None}, grads):
+        there.step(jax.tree.map(jax.numpy.asarray, mine))
+        here.step(mine)
         for key, p in params.items():
             assert np.asarray(there.params[key]) == pytest.approx(p, rel=1e-6)
     assert len(added) == 2  # where counts differ, a leaf's own norm and that of both are host's
+
+
+@pytest.mark.promise("Counts of each element's own steps cost no precision: 2e-6 after 500 steps.")
+def test_each_element_is_corrected_for_its_own_steps_in_float32() -> None:
+    """2,000 elements, of which 15 % are lit at a time, against float64 with a count for each."""
+    rng = np.random.default_rng(0)
+    p = rng.standard_normal(2000).astype("f4")
+    exact, m, v, t = p.astype(float), np.zeros(2000), np.zeros(2000), np.zeros(2000)
+    opt = Optimizer(p, rules.Masked(rules.Adam(LR)))
+    for _ in range(500):
+        lit = rng.random(2000) < 0.15
+        g = np.where(lit, rng.standard_normal(2000), 0.0).astype("f4")
+        opt.step(g)
+        t += lit
+        m = np.where(lit, 0.9 * m + 0.1 * g.astype(float), m)
+        v = np.where(lit, 0.999 * v + 0.001 * g.astype(float) ** 2, v)
+        n = np.maximum(t, 1)
+        step = LR * (m / (1 - 0.9**n)) / (np.sqrt(v / (1 - 0.999**n)) + 1e-8)
+        exact = np.where(lit, exact - step, exact)
+    assert t.min() > 20
+    assert np.max(np.abs(p - exact)) <= 2e-6 * np.max(np.abs(exact))
