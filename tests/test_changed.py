@@ -219,9 +219,10 @@ def test_parameters_may_be_assigned_from_each_other(lib: Lib) -> None:
 def test_jax_guards_leave_the_optimizer_whole() -> None:
     jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")
     p = jax.numpy.ones(3)
-    opt = Adam(p)
-    opt.step(p)
     with jax.transfer_guard("disallow"):
+        Adam(p, nonfinite="raise").step(p)
+        opt = Adam(p)
+        opt.step(p)
         opt.step(p)
     with jax.debug_nans(True), pytest.raises(FloatingPointError):
         opt.step(p * jax.numpy.nan)
