@@ -149,6 +149,8 @@ class Plan:
         ]
         with self._device.here:
             for launch in self._launches:
+                if not launch.blocks:  # all its leaves are empty, and have sums of 0
+                    continue
                 for real, addresses in self._by_dtype(grads[launch.leaves]):
                     adder = self._adders.setdefault((finite, real), {}).get(launch)
                     if adder is None:

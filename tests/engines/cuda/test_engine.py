@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adam_any import Adam, Optimizer, engines, groups
+from adam_any import Adam, Optimizer, engines, groups, rules
 from adam_any.demo import places
 from adam_any.detect import Backend
 from adam_any.engines.cuda import compiler as nvrtc
@@ -121,6 +121,15 @@ def test_an_empty_gradient_of_another_dtype_takes_no_launch(emulation: type[Devi
     opt = Adam(params)
     opt.step([array(np.ones(3, np.float32)), array(np.ones(0, np.float64))])
     assert emulation.launches == 1
+    assert opt.steps == {"0": 1, "1": 1}
+
+
+def test_sums_of_empty_leaves_take_no_launch(emulation: type[Device]) -> None:
+    """CuPy launches one block where none is asked for: it would read beyond the table."""
+    empty = [array(np.zeros(shape, np.float32)) for shape in (0, (3, 0))]
+    opt = Optimizer(empty, rules.Clipped(Rule(), norm=1.0))
+    opt.step(empty)
+    assert emulation.launches == 0
     assert opt.steps == {"0": 1, "1": 1}
 
 
