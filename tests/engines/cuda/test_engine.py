@@ -116,6 +116,18 @@ def test_an_address_that_a_gpu_cannot_read_at_is_no_address(emulation: Any) -> N
         assert plan._library.readable(plan.leaves[0].array, g) is readable
 
 
+def test_an_array_field_that_a_gpu_cannot_read_is_copied(emulation: Any) -> None:
+    room = np.zeros(16, np.uint8)
+    for start, readable in ((0, True), (4, True), (2, False), (1, False)):
+        lower = array(room[start : start + 12].view(np.float32))
+        opt = Optimizer(array(np.zeros(3, np.float32)), rules.Bounded(Rule(), lower, 1.0))
+        opt.step(array(np.ones(3, np.float32)))
+        (leaf,) = opt._contents.current_plans(opt._engine)[0].leaves
+        (held,) = leaf.operands.values()
+        assert (held.data.ptr == lower.data.ptr) is readable
+        assert held.data.ptr % 4 == 0
+
+
 def test_an_empty_gradient_of_another_dtype_takes_no_launch(emulation: type[Device]) -> None:
     params = [array(np.zeros(n, np.float32)) for n in (3, 0)]
     opt = Adam(params)
