@@ -61,5 +61,5 @@ class Adder:
         struct.pack_into("3q", self._fold.view(np.uint8).data, 0, left, results, runs)
         fold = device.kernel(fold_source())
         fold((-(-runs // THREADS),), (THREADS,), (self._fold,), stream=stream)
-        found = device.numbers(self._tables[-1]).reshape(self._blocks, self._terms)
+        found = device.numbers(self._tables[-1], stream).reshape(self._blocks, self._terms)
         return [[added(part) for part in found[i:j].T.tolist()] for i, j in self._ranges]

@@ -177,11 +177,7 @@ def match_memory_order(leaf: Leaf) -> None:
 
     def like(old: Any) -> Any:
         at = leaf.library.extent(old)
-        if (
-            at is not None
-            and at.address % wide == 0
-            and same_order(at.shape, at.strides, strides)
-        ):
+        if at is not None and at.address % wide == 0 and same_order(at.shape, at.strides, strides):
             return old
         new = leaf.library.zeros(leaf.array, leaf.backend.compute)
         leaf.library.write(new, old)
