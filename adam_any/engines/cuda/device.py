@@ -72,6 +72,11 @@ class Device:
         with self.here, stream:
             return [_cupy().asarray(x) for x in arrays]
 
+    def room(self, number: int, stream: Any) -> Any:
+        """Memory for so many sums, with anything in it, that belongs to the stream."""
+        with self.here, stream:
+            return _cupy().empty(number)
+
     def read(self, word: Any) -> int:
         """The number in an array of one, when all that was asked for before is done."""
         with self.here:

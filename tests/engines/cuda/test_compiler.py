@@ -15,11 +15,21 @@ from pathlib import Path
 
 import pytest
 
+from adam_any import rules
 from adam_any.engines.cuda import compiler as nvrtc
-from adam_any.engines.cuda.codegen import CAPACITIES, NAME, THREADS, Kind, cuda_source
+from adam_any.engines.cuda.codegen import (
+    CAPACITIES,
+    NAME,
+    THREADS,
+    Kind,
+    cuda_source,
+    fold_source,
+    sum_source,
+)
 from adam_any.engines.kernels import operations, private_folder
-from adam_any.engines.kernels.program import Program
+from adam_any.engines.kernels.program import Program, Traced
 from adam_any.engines.kernels.program import trace as program
+from adam_any.rule import Operand
 from adam_any.rules import Adam as Rule
 from tests.helpers.rules import Custom, every_operation, lion
 
@@ -134,6 +144,45 @@ def test_other_rules_other_zeros_and_other_numbers_of_leaves(
         monkeypatch.setattr(operations, "ties", lambda ties=ties: ties)
         kind = Kind(program(Custom(every_operation)), compute, compute, compute)
         texts.append(cuda_source(kind, CAPACITIES[0]))
+    assert faults(compiled(texts, architecture), len(texts)) == []
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_kernels_of_sums_compile_without_spills_and_are_exact(architecture: int) -> None:
+    by_leaf = rules.Clipped(Rule(weight_decay=0.1), leaf_norm=1.0)
+    every = [
+        rules.Clipped(Rule(), value=1.0, norm=1.0),
+        by_leaf,
+        rules.Scaled(by_leaf, 0.5),
+        Rule(),
+    ]
+    texts = [fold_source()]
+    for rule, finite in itertools.product(every, (False, True)):
+        made = Traced(rule).summing(finite)
+        assert isinstance(made, Program)
+        if made.outputs:
+            for parameter, gradient in (*PAIRS[:: len(REALS) + 1], ("float32", "float64")):
+                compute = "float64" if parameter == "float64" else "float32"
+                texts.append(sum_source(Kind(made, parameter, gradient, compute), CAPACITIES[-1]))
+    code = compiled(texts, architecture)
+    assert faults(code, len(texts)) == []
+    assert code.ptx.count("add.rn.f64") >= len(texts)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_wrappers_and_array_fields_compile_without_spills(architecture: int) -> None:
+    """Everything at once: the most arrays and the most scalars of a kernel."""
+    by, value, lower, upper = map(Operand, ("by", "value", "lower", "upper"))
+    inner = rules.Scaled(rules.Adam(amsgrad=True, weight_decay=0.1), by)
+    inner = rules.Clipped(inner, value=value, norm=1.0)
+    whole = rules.Averaged(rules.Bounded(rules.Cautious(inner), lower, upper), 0.9)
+    texts = []
+    for rule in (whole, rules.Bounded(rules.Adam(), lower, None, hold=True)):
+        program = Traced(rule).program
+        assert program.operands
+        for dtype in REALS:
+            compute = "float64" if dtype == "float64" else "float32"
+            texts.append(cuda_source(Kind(program, dtype, dtype, compute), CAPACITIES[-1]))
     assert faults(compiled(texts, architecture), len(texts)) == []
 
 
