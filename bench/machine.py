@@ -14,7 +14,8 @@ from .results import Report
 
 PACKAGES = (
     *("numpy", "numba", "torch", "jax", "jaxlib", "optax", "deepspeed", "optree"),
-    *("cupy-cuda12x", "cupy-cuda13x"),
+    *("cupy-cuda12x", "cupy-cuda13x", "cuda-bindings"),
+    *("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc"),
 )
 
 

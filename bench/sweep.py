@@ -24,12 +24,13 @@ from adam_any.engines.kernels.program import trace
 from adam_any.engines.kernels.table import chunks
 from adam_any.rules import Adam
 
+from .gpu import CACHES
 from .harness import Runner, calibrated, reason
-from .on_device import Copy
+from .on_device import Copy, Rotation
 
 SIZES = (100_000_000, 1_000_000)
 ODD = 5003
-ROUNDS, TURN = 3, 0.03
+ROUNDS, TURN = 3, 0.08
 
 #: Read and written past the caches: what nobody reads again before the next step.
 STREAMED = """
@@ -150,7 +151,12 @@ def sweep(
     begun = perf_counter()
     for number, elements in enumerate(sizes, 1):
         end = begun + 0.85 * seconds * number / len(sizes)
-        makers: dict[Any, Any] = {"copy": lambda n=elements: Copy([host[:n]], [], device.xp)}
+        beyond = max(1, -(-CACHES * device.cache // (28 * elements)))  # so many copies, in turn
+        makers: dict[Any, Any] = {
+            "copy": lambda n=elements, k=beyond: Rotation(
+                Copy([host[:n]], [], device.xp) for _ in range(k)
+            )
+        }
         makers |= {x: partial(Launches, arrays, elements, x) for x in right}
         times = _times(device, findings, f"{elements:.0e}", makers, end)
         for name in ("copy", FIRST):
