@@ -154,6 +154,15 @@ def test_an_array_field_that_a_gpu_cannot_read_is_copied(emulation: Any) -> None
         assert held.data.ptr % 4 == 0
 
 
+def test_a_parameter_that_got_another_shape_is_seen(emulation: Any) -> None:
+    p, g = (array(np.ones((2, 3), np.float32)) for _ in range(2))
+    opt = Adam(p)
+    opt.step(g)
+    p.shape = (3, 2)
+    with pytest.raises(ValueError, match=r"shape \(3, 2\)"):
+        opt.step(g)
+
+
 def test_an_empty_gradient_of_another_dtype_takes_no_launch(emulation: type[Device]) -> None:
     params = [array(np.zeros(n, np.float32)) for n in (3, 0)]
     opt = Adam(params)
