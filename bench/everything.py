@@ -59,14 +59,14 @@ if find_spec("xdist"):  # most of it is compiling; and what faults takes one pro
 
 STEPS = (
     Step("one", "A step of one element of each dtype has the bits of the reference", 3),
-    Step("suite", "The tests that need a GPU", 24, ("pytest", *SUITE)),
-    Step("demo", "python -m adam_any", 6, ("adam_any", "--library", "cupy")),
-    Step("digits", "200 steps of the digits have the bits of NumPy, on one side and on both", 5),
-    Step("sweep", "The geometry of the kernel, against a copy of as many bytes", 16),
-    Step("benchmark", "The benchmark, and what is to be reached", 34),
-    Step("memcheck", "No access beyond an array", 4, tool="memcheck"),
-    Step("racecheck", "No race", 4, tool="racecheck"),
-    Step("initcheck", "Nothing is read before it is written", 4, tool="initcheck"),
+    Step("suite", "The tests that need a GPU", 22, ("pytest", *SUITE)),
+    Step("demo", "python -m adam_any", 5, ("adam_any", "--library", "cupy")),
+    Step("digits", "200 steps of the digits have the bits of NumPy, on one side and on both", 4),
+    Step("sweep", "The geometry of the kernel, against a copy of as many bytes", 15),
+    Step("benchmark", "The benchmark, and what is to be reached", 31),
+    Step("memcheck", "No access beyond an array", 8, tool="memcheck"),
+    Step("racecheck", "No race", 6, tool="racecheck"),
+    Step("initcheck", "Nothing is read before it is written", 6, tool="initcheck"),
 )
 
 

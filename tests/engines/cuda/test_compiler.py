@@ -31,6 +31,7 @@ from adam_any.engines.kernels.program import Program, Traced
 from adam_any.engines.kernels.program import trace as program
 from adam_any.rule import Operand
 from adam_any.rules import Adam as Rule
+from tests.helpers.family import FAMILY
 from tests.helpers.rules import Custom, every_operation, lion
 
 REALS = ("float16", "bfloat16", "float32", "float64")
@@ -184,6 +185,34 @@ def test_wrappers_and_array_fields_compile_without_spills(architecture: int) -> 
             compute = "float64" if dtype == "float64" else "float32"
             texts.append(cuda_source(Kind(program, dtype, dtype, compute), CAPACITIES[-1]))
     assert faults(compiled(texts, architecture), len(texts)) == []
+
+
+def family() -> list[Program]:
+    """Every rule with every option, and the wrappers that change what is computed."""
+    made = [row.made(options) for row in FAMILY for options in row.cases]
+    inner = Rule(amsgrad=True, weight_decay=0.1)
+    for wrap in (rules.Masked, rules.Cautious, rules.Lookahead):
+        made += [wrap(Rule()), rules.Bounded(wrap(Rule()), 0.0, 1.0)]
+    made += [
+        rules.Accumulated(inner, 2),
+        rules.L1(inner, 0.1),
+        rules.Bounded(inner, 0, 1, hold=True),
+    ]
+    return list(dict.fromkeys(Traced(rule).program for rule in made))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_rule_compiles_and_is_exact(dtype: str, architecture: int) -> None:
+    texts = [cuda_source(Kind(x, dtype, dtype, dtype), CAPACITIES[0]) for x in family()]
+    assert len(texts) > 90
+    code = compiled(texts, architecture)
+    found = faults(code, len(texts))
+    if dtype == "float64":  # where there is one moment, one number waits in memory for a division
+        assert set(re.findall(r"(\d+) bytes spill stores", code.log)) <= {"0", "8"}
+        found = [fault for fault in found if fault != "a kernel spills, or has a stack"]
+    assert found == []
 
 
 OPTIONS = ["--fmad=true", "-ftz=true", "--prec-div=false", "--prec-sqrt=false"]
