@@ -79,6 +79,7 @@ def run(
     python: Sequence[str] = PYTHON,
 ) -> int:
     """Take these steps, each in its share of the time; 1 if one of them has not passed, else 0."""
+    out = out.resolve()  # steps begin in another folder
     out.mkdir(parents=True, exist_ok=True)
     for name in ("findings.jsonl", "log.txt", "gpu.json"):
         (out / name).unlink(missing_ok=True)
@@ -199,10 +200,11 @@ class Findings:
 
 def found(out: Path) -> list[dict[str, Any]]:
     """All that the steps have found so far."""
-    with contextlib.suppress(FileNotFoundError):
-        lines = (out / "findings.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]  # one may be torn
-    return []
+    path, lines = out / "findings.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):  # of a step that was ended while it wrote
+            lines.append(json.loads(line))
+    return lines
 
 
 def benchmark(device: cuda.Cuda, findings: Findings, seconds: float) -> None:

@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from .harness import reason
 from .results import load
 
 
@@ -42,12 +43,15 @@ def _lines(report: Mapping[str, Any], measured: Path) -> Iterator[str]:
 
 
 def _benchmark(measured: Path) -> str:
-    from rich.console import Console
-
-    from .report import show
-
     text = StringIO()
-    show(load(measured), Console(file=text, width=170))
+    try:
+        from rich.console import Console
+
+        from .report import show
+
+        show(load(measured), Console(file=text, width=170))
+    except Exception as error:  # the file of a step that was ended while it wrote, for one
+        text.write(f"\n{measured.name} cannot be shown: {reason(error)}")
     return text.getvalue()
 
 

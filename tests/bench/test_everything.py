@@ -85,11 +85,29 @@ def test_a_report_is_written_as_it_goes(tmp_path: Path) -> None:
     look = f"print(len(__import__('json').load(open({str(tmp_path / 'report.json')!r}))['steps']))"
     run({}, tmp_path, seconds=20, steps=[step("a", 1, "pass"), step("b", 1, look)], python=CODE)
     assert json.loads((tmp_path / "report.json").read_text())["steps"][1]["reason"] == "1"
-    findings = Findings(tmp_path, "b")
-    findings.add("what", "it is")
-    with (tmp_path / "findings.jsonl").open("a") as file:
-        file.write('{"step": "b", "what')  # ended in the middle of a line
-    assert [x["what"] for x in found(tmp_path)] == ["what"]
+
+
+def test_a_step_that_is_ended_while_it_writes_spoils_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tear = f"""
+import sys; sys.path.insert(0, '.')
+from pathlib import Path
+from bench.everything import Findings
+out = Path({str(tmp_path / "out")!r})
+findings = Findings(out, 'a')
+findings.add('first', '1')
+(out / 'gpu.json').write_text('{{')
+with (out / 'findings.jsonl').open('a') as file:
+    file.write('{{"step"')
+findings.add('torn', '2'), findings.add('last', '3')
+"""
+    assert run({}, Path("out"), seconds=20, steps=[step("a", 1, tear)], python=CODE) == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert [x["what"] for x in report["findings"]] == ["first", "last"]
+    page = (tmp_path / "out/report.md").read_text()
+    assert "| last | 3 |" in page and "gpu.json cannot be shown: JSONDecodeError" in page
 
 
 def test_without_the_sanitizer_its_steps_are_skipped(
