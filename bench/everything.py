@@ -53,7 +53,10 @@ class Step(NamedTuple):
     tool: str = ""
 
 
-SUITE = ("-m", "cuda and not slow", "-q", "-ra", "--tb=short", "-o", "faulthandler_timeout=60")
+SUITE = (
+    *("-m", "cuda and not slow", "-q", "-ra", "--tb=short", "-o", "faulthandler_timeout=60"),
+    *("--require-library", "cupy"),  # that all were skipped would be no success
+)
 if find_spec("xdist"):  # most of it is compiling; and what faults takes one process of these
     SUITE = (*SUITE, "-n", "6")
 
