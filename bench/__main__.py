@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import cpu, cuda, gpu, machine, rules
+from . import cpu, cuda, everything, gpu, machine, rules
 from .harness import MissingError, Tick
 from .results import Report, load
 
@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     on_gpu = commands.add_parser("gpu", help="the same on a CUDA device")
     on_gpu.set_defaults(command=_gpu)
+    on_gpu.add_argument(
+        "--everything", type=Path, metavar="OUT", help="all that a GPU is needed for, into a folder"
+    )
+    on_gpu.add_argument(
+        "--seconds", type=float, default=everything.SECONDS, help="for everything; default 560"
+    )
     for measuring, parts in ((on_cpu, cpu.PARTS), (on_gpu, gpu.PARTS)):
         measuring.add_argument("--rounds", type=int, metavar="N", help="default 5, with --quick 3")
         measuring.add_argument("--quick", action="store_true", help="short, without the largest")
@@ -95,6 +101,8 @@ def _gpu(options: argparse.Namespace) -> int:
     except MissingError as error:
         print(f"The GPU benchmark needs a CUDA device and CuPy: {error}.", file=sys.stderr)
         return 2
+    if options.everything is not None:
+        return everything.run(device.describe(), options.everything, seconds=options.seconds)
     return _measure(options, gpu.PARTS, gpu.LARGEST, gpu.run, device=device)
 
 

@@ -44,6 +44,10 @@ class Cuda:
         """A copy on the host."""
         return self.xp.asnumpy(x)
 
+    def allocate_apart(self) -> None:
+        """Give every array from now on memory of its own, in place of a part of a pool's."""
+        self.xp.cuda.set_allocator(None)
+
     def fuse(self, function: Callable[..., None]) -> Callable[..., None]:
         """The function, as CuPy makes one kernel of it."""
         fused: Callable[..., None] = self.xp.fuse()(function)

@@ -18,14 +18,20 @@ from time import perf_counter
 import numpy as np
 
 from . import machine
+from .competitors import OURS
 from .cuda import Cuda
 from .harness import MissingError, Runner, Tick, compare, wall
 from .on_device import Entry, Rotation, everyone
-from .results import DEVICE_TIME, END_TO_END, HOST_TIME, Comparison, Report, Row
+from .results import DEVICE_TIME, END_TO_END, HOST_TIME, WRAPPED_TIME, Comparison, Report, Row
 from .workloads import ON_GPU, Arrays, Workload
+from .wrapped import NORM, SCALARS, WHOLE, WRAPPED
 
-PARTS = tuple(ON_GPU)
-LARGEST = ("1x100M", "1x100M-zeros", "gpt2")  # left out of a quick run
+WRAPPERS = "wrappers"
+PARTS = (*ON_GPU, WRAPPERS)
+LARGEST = ("1x100M", "1x100M-zeros", "gpt2", WRAPPERS)  # left out of a quick run
+
+#: What there are targets for, in the order in which they matter.
+FIRST = ("1x100M", "1000x1000", "200x64x64", WRAPPERS)
 
 #: A competitor's arrays are together at least so many times the cache.
 CACHES = 4
@@ -37,8 +43,25 @@ def run(device: Cuda, parts: Iterable[str], *, rounds: int, turn: float, tick: T
     about = {**machine.describe(machine.available()), **device.describe()}
     report = machine.report("gpu", about, rounds, turn)
     for part in parts:
-        report.comparisons += comparisons(device, ON_GPU[part], rounds, turn, tick)
+        if part == WRAPPERS:
+            report.comparisons.append(wrapped(device, ON_GPU["1x100M"], rounds, turn, tick))
+        else:
+            report.comparisons += comparisons(device, ON_GPU[part], rounds, turn, tick)
     return report
+
+
+def wrapped(device: Cuda, workload: Workload, rounds: int, turn: float, tick: Tick) -> Comparison:
+    """Adam, and what is put around it, by device time; on one set of arrays, beyond the caches."""
+    params, grads = _given(device, workload, 0)
+    rows = compare(
+        {name: partial(WRAPPED[name], params, grads) for name in (OURS, WHOLE, SCALARS, NORM)},
+        rounds=rounds,
+        turn=turn,
+        stopwatch=device.seconds,
+        tick=partial(_said, tick, f"{workload.title}, wrapped"),
+    )
+    leaves = len(workload.shapes)
+    return Comparison(workload.key, workload.title, leaves, workload.elements, rows, WRAPPED_TIME)
 
 
 def comparisons(

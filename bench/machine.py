@@ -14,7 +14,8 @@ from .results import Report
 
 PACKAGES = (
     *("numpy", "numba", "torch", "jax", "jaxlib", "optax", "deepspeed", "optree"),
-    *("cupy-cuda12x", "cupy-cuda13x"),
+    *("cupy-cuda12x", "cupy-cuda13x", "cuda-bindings"),
+    *("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc"),
 )
 
 
@@ -53,11 +54,16 @@ def report(kind: str, about: dict[str, Any], rounds: int, turn: float) -> Report
     """A report of a run that begins now."""
     return Report(
         kind=kind,
-        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        date=now(),
         machine=about,
         versions=versions(),
         settings={"rounds": rounds, "turn": turn},
     )
+
+
+def now() -> str:
+    """Date, time and time zone."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def describe(threads: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import cupy
@@ -109,6 +110,9 @@ class CuPy(Library):
         return same_order(p.shape, mine, theirs)
 
 
+_SHAPE = attrgetter("shape")
+
+
 class Addresses:
     """Finds the gradients of CuPy parameters."""
 
@@ -117,7 +121,7 @@ class Addresses:
         self._kind, self._dtype, self._device = type(first), first.dtype, first.data.device_id
         self._likes = [(p.shape, p.strides) for p in params]
         self._misaligned = itemsize - 1
-        self._facts = self._now()
+        self._shapes = self._now()
 
     def find(self, grads: Sequence[Any]) -> list[int | None]:
         kind, dtype, device = self._kind, self._dtype, self._device
@@ -134,11 +138,14 @@ class Addresses:
         return found
 
     def moved(self) -> bool:
-        """Return whether a parameter has other memory, or another meaning: after `p.shape = s`."""
-        return self._now() != self._facts
+        """Return whether a parameter has another meaning, after `p.shape = s`.
+
+        Nothing else of a CuPy array can be set, and that only where it leaves the memory in order.
+        """
+        return self._now() != self._shapes
 
     def _now(self) -> list[Any]:
-        return [(p.data.ptr, p.shape, p.strides, p.dtype) for p in self._params]
+        return list(map(_SHAPE, self._params))
 
     def written(self, grads: Sequence[Any]) -> None:
         pass  # CuPy keeps no record of writes.

@@ -1,5 +1,6 @@
-// What a kernel's text needs to be C++ for the CPU: the words of CUDA, the index of a thread as two
-// variables, and the conversions of float16 by the name of the instruction that makes them.
+// What a kernel's text needs to be C++ for the CPU: the words of CUDA, accesses that go past the
+// caches, the index of a thread as two variables, and the conversions of float16 by the name of the
+// instruction that makes them.
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,6 +11,10 @@
 #define __grid_constant__
 #define __launch_bounds__(threads)
 #define __builtin_assume(fact)
+
+struct uint4 { unsigned x, y, z, w; };
+template <class T> static T __ldcs(const T* x) { return *x; }
+template <class T> static void __stcs(T* x, T y) { *x = y; }
 
 struct Index { unsigned x; };
 static thread_local Index blockIdx, threadIdx;

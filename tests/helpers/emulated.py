@@ -15,6 +15,7 @@ import ctypes
 import hashlib
 import importlib.util
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -30,7 +31,7 @@ import pytest
 
 from adam_any import detect
 from adam_any.engines.cuda import device
-from adam_any.engines.cuda.codegen import NAME, THREADS
+from adam_any.engines.cuda.codegen import NAME
 
 from . import ROOT
 
@@ -40,9 +41,9 @@ SHIM = Path(__file__).with_name("cuda_shim.h")
 FLAGS = ("-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
 
 LOOPS = f"""
-extern "C" void run(unsigned blocks, const Args* args) {{
+extern "C" void run(unsigned blocks, unsigned threads, const Args* args) {{
     for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
-        for (threadIdx.x = 0; threadIdx.x < {THREADS}; ++threadIdx.x)
+        for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x)
             {NAME}(*args);
 }}
 """
@@ -63,7 +64,7 @@ KEPT = ROOT / ".pytest_cache" / "emulated"
 
 @cache
 def kernel(text: str, *flags: str) -> Any:
-    """The function of a kernel's text: run(blocks, address of the argument)."""
+    """The function of a kernel's text: run(blocks, threads of one, address of the argument)."""
     whole = f"{SHIM.read_text()}\n{text}\n{LOOPS}"
     command = ["g++", *FLAGS, *flags]
     name = hashlib.sha256(repr((whole, command, platform.uname())).encode()).hexdigest()[:24]
@@ -76,7 +77,7 @@ def kernel(text: str, *flags: str) -> Any:
             subprocess.run([*command, str(source), "-o", str(new)], check=True)
             new.rename(made)
     function = ctypes.CDLL(str(made)).run
-    function.argtypes = [ctypes.c_uint, ctypes.c_void_p]
+    function.argtypes = [ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p]
     function.restype = None
     return function
 
@@ -103,25 +104,30 @@ class Device:
     def read(self, word: Any) -> int:
         return int(numpy(word)[0])
 
-    def numbers(self, x: Any) -> Any:
+    def numbers(self, x: Any, stream: Any) -> Any:
+        assert stream is Device.current
         return numpy(x).copy()
 
     def upload(self, arrays: Any, stream: Any) -> list[Any]:
         Device.uploads += 1
         return [array(x) for x in arrays]
 
+    def room(self, number: int, stream: Any) -> Any:
+        return array(np.full(number, np.nan))
+
     def kernel(self, text: str) -> Callable[..., None]:
         run = kernel(Device.change(text))
+        (bound,) = re.findall(r"__launch_bounds__\((\d+)\)", text)
 
         def launch(grid: Any, block: Any, arguments: Any, stream: Any) -> None:
             assert stream is Device.current
-            assert block == (THREADS,)
-            (number,), (argument,) = grid, arguments
+            (number,), (threads,), (argument,) = grid, block, arguments
+            assert threads == int(bound)  # more cannot be launched
             assert 0 < number < 2**31
             # As CuPy takes it by value: an array of size one.
             assert argument.size == 1
             Device.launches += 1
-            run(number, argument.ctypes.data)
+            run(number, threads, argument.ctypes.data)
 
         return launch
 

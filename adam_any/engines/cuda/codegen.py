@@ -35,6 +35,11 @@ NAME = "adam_any_update"
 THREADS = 256
 WIDTHS = {"float32": 4, "float64": 2}
 
+#: The same of a block that adds: a thread has the sums of two lanes. The square of `FOLDED`, the
+#: number of sums that a thread folds.
+ADDING = LANES // 2
+FOLDED = 16
+
 #: The bytes that a kernel's argument may have, which is CUDA's limit.
 ARGUMENT = 32764
 
@@ -81,12 +86,12 @@ def cuda_source(kind: Kind, capacity: int) -> str:
 
 
 def sum_source(kind: Kind, capacity: int) -> str:
-    """The text of a kernel that adds the terms of a program; `FOLD` finishes what it leaves."""
+    """The text of a kernel that adds the terms of a program; `fold_source` finishes it."""
     program = kind.program
     types = _types(program)
     terms = range(len(program.outputs))
     return _template("sums.cu").substitute(
-        _common(kind, capacity),
+        _common(kind, capacity) | {"threads": ADDING},
         lanes=LANES,
         terms=len(program.outputs),
         references="".join(f", {types[x]}& at_{x}" for x in program.arrays),
@@ -97,7 +102,7 @@ def sum_source(kind: Kind, capacity: int) -> str:
 
 def fold_source() -> str:
     """The text of the kernel that folds what the threads of `sum_source` have, block by block."""
-    return _template("fold.cu").substitute(name=NAME, threads=THREADS)
+    return _template("fold.cu").substitute(name=NAME, threads=ADDING, run=ADDING, folded=FOLDED)
 
 
 def _common(kind: Kind, capacity: int) -> dict[str, object]:

@@ -63,7 +63,8 @@ class Device:
             return _cupy().cuda.get_current_stream(self._number)
         pointer = import_module("torch").cuda.current_stream(self._number).cuda_stream
         if self._foreign is None or self._foreign.ptr != pointer:
-            self._foreign = foreign(pointer)
+            with self.here:  # CuPy takes it for a stream of the current device
+                self._foreign = foreign(pointer)
         return self._foreign
 
     def upload(self, arrays: Sequence[Any], stream: Any) -> list[Any]:
@@ -71,15 +72,21 @@ class Device:
         with self.here, stream:
             return [_cupy().asarray(x) for x in arrays]
 
+    def room(self, number: int, stream: Any) -> Any:
+        """Memory for so many sums, with anything in it, that belongs to the stream."""
+        with self.here, stream:
+            return _cupy().empty(number)
+
     def read(self, word: Any) -> int:
         """The number in an array of one, when all that was asked for before is done."""
         with self.here:
+            self.wait()  # CuPy's own stream need not wait for torch's
             return int(word.get()[0])
 
-    def numbers(self, array: Any) -> Any:
-        """The numbers in an array on the host, when all that was asked for before is done."""
+    def numbers(self, array: Any, stream: Any) -> Any:
+        """The numbers in an array on the host, when all on the stream before is done."""
         with self.here:
-            return array.get()
+            return array.get(stream=stream)
 
     def wait(self) -> None:
         """Wait until all that has been asked of the device is done."""

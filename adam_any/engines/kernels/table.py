@@ -165,7 +165,8 @@ def addresses(leaf: Leaf, state: Sequence[str], program: Program) -> list[int]:
 def match_memory_order(leaf: Leaf) -> None:
     """Give moments and operands the parameter's order in memory.
 
-    They may have come from anywhere; an operand of another order is copied.
+    They may have come from anywhere; an operand of another order, or at an address that a GPU
+    cannot read at, is copied.
     """
     p = leaf.extent
     assert p is not None
@@ -176,7 +177,7 @@ def match_memory_order(leaf: Leaf) -> None:
 
     def like(old: Any) -> Any:
         at = leaf.library.extent(old)
-        if at is not None and same_order(at.shape, at.strides, strides):
+        if at is not None and at.address % wide == 0 and same_order(at.shape, at.strides, strides):
             return old
         new = leaf.library.zeros(leaf.array, leaf.backend.compute)
         leaf.library.write(new, old)

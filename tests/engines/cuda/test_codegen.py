@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, Optimizer
-from adam_any.engines.cuda.codegen import CAPACITIES, Kind, cuda_source, layout
+from adam_any.engines.cuda.codegen import CAPACITIES, THREADS, Kind, cuda_source, layout
 from adam_any.engines.kernels import operations
 from adam_any.engines.kernels.program import trace as program
 from adam_any.rules import Adam as Rule
@@ -190,5 +190,5 @@ def test_a_kernel_adds_offsets_in_64_bits(emulation: Any) -> None:
     struct.pack_into(head, argument, 0, *places, 7, *(values[x] for x in made.scalars))
     struct.pack_into("q", argument, struct.calcsize(head), g.ctypes.data - start * 4)
     text = cuda_source(Kind(made, "float32", "float32", "float32"), 64)
-    emulated.kernel(text)(1, argument.ctypes.data)
+    emulated.kernel(text)(1, THREADS, argument.ctypes.data)
     assert p.tolist() == [0.5] * 8 and word == 7

@@ -15,12 +15,23 @@ from pathlib import Path
 
 import pytest
 
+from adam_any import rules
 from adam_any.engines.cuda import compiler as nvrtc
-from adam_any.engines.cuda.codegen import CAPACITIES, NAME, THREADS, Kind, cuda_source
+from adam_any.engines.cuda.codegen import (
+    CAPACITIES,
+    NAME,
+    THREADS,
+    Kind,
+    cuda_source,
+    fold_source,
+    sum_source,
+)
 from adam_any.engines.kernels import operations, private_folder
-from adam_any.engines.kernels.program import Program
+from adam_any.engines.kernels.program import Program, Traced
 from adam_any.engines.kernels.program import trace as program
+from adam_any.rule import Operand
 from adam_any.rules import Adam as Rule
+from tests.helpers.family import FAMILY
 from tests.helpers.rules import Custom, every_operation, lion
 
 REALS = ("float16", "bfloat16", "float32", "float64")
@@ -135,6 +146,73 @@ def test_other_rules_other_zeros_and_other_numbers_of_leaves(
         kind = Kind(program(Custom(every_operation)), compute, compute, compute)
         texts.append(cuda_source(kind, CAPACITIES[0]))
     assert faults(compiled(texts, architecture), len(texts)) == []
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_kernels_of_sums_compile_without_spills_and_are_exact(architecture: int) -> None:
+    by_leaf = rules.Clipped(Rule(weight_decay=0.1), leaf_norm=1.0)
+    every = [
+        rules.Clipped(Rule(), value=1.0, norm=1.0),
+        by_leaf,
+        rules.Scaled(by_leaf, 0.5),
+        Rule(),
+    ]
+    texts = [fold_source()]
+    for rule, finite in itertools.product(every, (False, True)):
+        made = Traced(rule).summing(finite)
+        assert isinstance(made, Program)
+        if made.outputs:
+            for parameter, gradient in (*PAIRS[:: len(REALS) + 1], ("float32", "float64")):
+                compute = "float64" if parameter == "float64" else "float32"
+                texts.append(sum_source(Kind(made, parameter, gradient, compute), CAPACITIES[-1]))
+    code = compiled(texts, architecture)
+    assert faults(code, len(texts)) == []
+    assert code.ptx.count("add.rn.f64") >= len(texts)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_wrappers_and_array_fields_compile_without_spills(architecture: int) -> None:
+    """Everything at once: the most arrays and the most scalars of a kernel."""
+    by, value, lower, upper = map(Operand, ("by", "value", "lower", "upper"))
+    inner = rules.Scaled(rules.Adam(amsgrad=True, weight_decay=0.1), by)
+    inner = rules.Clipped(inner, value=value, norm=1.0)
+    whole = rules.Averaged(rules.Bounded(rules.Cautious(inner), lower, upper), 0.9)
+    texts = []
+    for rule in (whole, rules.Bounded(rules.Adam(), lower, None, hold=True)):
+        program = Traced(rule).program
+        assert program.operands
+        for dtype in REALS:
+            compute = "float64" if dtype == "float64" else "float32"
+            texts.append(cuda_source(Kind(program, dtype, dtype, compute), CAPACITIES[-1]))
+    assert faults(compiled(texts, architecture), len(texts)) == []
+
+
+def family() -> list[Program]:
+    """Every rule with every option, and the wrappers that change what is computed."""
+    made = [row.made(options) for row in FAMILY for options in row.cases]
+    inner = Rule(amsgrad=True, weight_decay=0.1)
+    for wrap in (rules.Masked, rules.Cautious, rules.Lookahead):
+        made += [wrap(Rule()), rules.Bounded(wrap(Rule()), 0.0, 1.0)]
+    made += [
+        rules.Accumulated(inner, 2),
+        rules.L1(inner, 0.1),
+        rules.Bounded(inner, 0, 1, hold=True),
+    ]
+    return list(dict.fromkeys(Traced(rule).program for rule in made))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_rule_compiles_and_is_exact(dtype: str, architecture: int) -> None:
+    texts = [cuda_source(Kind(x, dtype, dtype, dtype), CAPACITIES[0]) for x in family()]
+    assert len(texts) > 90
+    code = compiled(texts, architecture)
+    found = faults(code, len(texts))
+    if dtype == "float64":  # where there is one moment, one number waits in memory for a division
+        assert set(re.findall(r"(\d+) bytes spill stores", code.log)) <= {"0", "8"}
+        found = [fault for fault in found if fault != "a kernel spills, or has a stack"]
+    assert found == []
 
 
 OPTIONS = ["--fmad=true", "-ftz=true", "--prec-div=false", "--prec-sqrt=false"]

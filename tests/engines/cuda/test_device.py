@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adam_any import Adam, AdamW
+from adam_any import Adam, AdamW, Optimizer, rules
 from adam_any.engines.cuda import device
 from tests.helpers.bits import same
 from tests.helpers.libraries import LIBRARIES, Lib, require
@@ -206,6 +206,23 @@ def test_steps_on_streams_in_turn_have_the_bits_of_one(lib: Lib) -> None:
                 on_gpu.step(g)
             now.synchronize()
             on_cpu.step(grads[t])
+    same(fetched(lib, there), host)
+
+
+def test_sums_wait_for_the_current_stream(lib: Lib) -> None:
+    """CuPy's own stream, on which they would be read, waits for no other."""
+    rng = np.random.default_rng(4)
+    host, *grads = (rng.standard_normal(10**7, np.float32) for _ in range(4))
+    there, given = put(lib, host), [put(lib, g) for g in grads]
+    lib.module.cuda.Device().synchronize() if lib.name == "cupy" else lib.module.cuda.synchronize()
+    rule = rules.Clipped(rules.Adam(), norm=1.0)
+    on_gpu, on_cpu = Optimizer(there, rule), Optimizer(host, rule)
+    with stream(lib) as mine:
+        for g in given:
+            on_gpu.step(g)
+        mine.synchronize()
+    for g in grads:
+        on_cpu.step(g)
     same(fetched(lib, there), host)
 
 

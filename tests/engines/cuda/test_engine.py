@@ -5,6 +5,7 @@ That it has the bits of the reference is in test_dense; what only a GPU can show
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,52 @@ def test_an_address_that_a_gpu_cannot_read_at_is_no_address(emulation: Any) -> N
         plan = opt._contents.current_plans(opt._engine)[0]
         assert (plan._arrays.find([g]) == [g.data.ptr]) is readable
         assert plan._library.readable(plan.leaves[0].array, g) is readable
+
+
+def test_a_stream_of_torch_belongs_to_the_device_of_the_arrays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CuPy refuses to work on a stream while another device is current."""
+    current = [0]
+
+    @contextlib.contextmanager
+    def on(number: int) -> Iterator[None]:
+        before, current[0] = current[0], number
+        yield
+        current[0] = before
+
+    streams = SimpleNamespace(
+        from_external=lambda x: SimpleNamespace(ptr=x.__cuda_stream__()[1], device_id=current[0])
+    )
+    cuda = SimpleNamespace(Device=on, Stream=streams)
+    monkeypatch.setattr(device, "_cupy", lambda: SimpleNamespace(cuda=cuda))
+    torch = SimpleNamespace(
+        cuda=SimpleNamespace(current_stream=lambda i: SimpleNamespace(cuda_stream=7))
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    made = device.Device("torch", 1).stream()
+    assert (made.ptr, made.device_id) == (7, 1)
+
+
+def test_an_array_field_that_a_gpu_cannot_read_is_copied(emulation: Any) -> None:
+    room = np.zeros(16, np.uint8)
+    for start, readable in ((0, True), (4, True), (2, False), (1, False)):
+        lower = array(room[start : start + 12].view(np.float32))
+        opt = Optimizer(array(np.zeros(3, np.float32)), rules.Bounded(Rule(), lower, 1.0))
+        opt.step(array(np.ones(3, np.float32)))
+        (leaf,) = opt._contents.current_plans(opt._engine)[0].leaves
+        (held,) = leaf.operands.values()
+        assert (held.data.ptr == lower.data.ptr) is readable
+        assert held.data.ptr % 4 == 0
+
+
+def test_a_parameter_that_got_another_shape_is_seen(emulation: Any) -> None:
+    p, g = (array(np.ones((2, 3), np.float32)) for _ in range(2))
+    opt = Adam(p)
+    opt.step(g)
+    p.shape = (3, 2)
+    with pytest.raises(ValueError, match=r"shape \(3, 2\)"):
+        opt.step(g)
 
 
 def test_an_empty_gradient_of_another_dtype_takes_no_launch(emulation: type[Device]) -> None:
