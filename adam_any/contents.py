@@ -157,12 +157,13 @@ class Contents:
         """One call of the plan for each set of coefficients; almost always there is one."""
         calls: dict[Any, list[Leaf]] = {}
         leaves = plan.leaves
-        first = leaves[0]
-        if len(leaves) == 1 and sums is NO_SUMS:
-            if grads[first.index] is None:
-                return []
-            c = self.coefficients(first.kind, first.steps, first.backend.compute)
-            return [Turn(plan, c, gathered)]
+        if sums is NO_SUMS and len(self.kinds) == 1:
+            counts = {leaf.steps for leaf in leaves if grads[leaf.index] is not None}
+            if len(counts) < 2:
+                compute = leaves[0].backend.compute
+                return [
+                    Turn(plan, self.coefficients(0, count, compute), gathered) for count in counts
+                ]
         for leaf in leaves:
             if grads[leaf.index] is not None:
                 key = leaf.kind, leaf.steps, sums.scales(leaf.index)
