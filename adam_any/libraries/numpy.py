@@ -41,8 +41,8 @@ class NumPy(Library):
             )
 
     def native(self, x: Any) -> bool:
-        """Return whether the bytes are in native order; ml_dtypes' bfloat16 is of another kind."""
-        return bool(x.dtype.isnative and x.dtype.kind in "fc")
+        """Return whether the bytes are in native order; ml_dtypes' bfloat16 always are."""
+        return bool(x.dtype.isnative and x.dtype.kind in "fc") or x.dtype.name == "bfloat16"
 
     def namespace(self, x: Any) -> Any:
         return array_api_compat.numpy

@@ -18,12 +18,12 @@ from ... import detect
 from ...coefficients import Coefficients
 from ...dtypes import DTYPES
 from ...leaf import Leaf
-from ...memory import reals_at
 from ...sums import BLOCK, added, blocks
 from ..eager import added_up, known
-from ..kernels.program import Program, Traced
+from ..kernels.program import Kind, Program, Traced
 from ..kernels.table import Table, Words, addresses
 from . import compiler
+from .half_numpy import numbers_at, widened
 from .sum_codegen import numba_source
 
 #: Elements that NumPy works on at a time.
@@ -38,8 +38,12 @@ class Adder:
     ) -> None:
         self._leaves, self._traced, self._terms = leaves, traced, traced.terms(finite)
         program = traced.summing(finite)
-        make = _Compiled if compiled and isinstance(program, Program) else _Lines
-        self._sums = make(traced, finite, leaves)
+        real, compute = leaves[0].dtype.real, leaves[0].dtype.compute
+        self._sums: _Compiled | _Lines
+        if compiled and isinstance(program, Program):
+            self._sums = _Compiled(traced, Kind(program, real, real, compute), leaves)
+        else:
+            self._sums = _Lines(traced, finite, leaves)
 
     def __call__(self, c: Coefficients, grads: Sequence[Any]) -> list[Sequence[float] | None]:
         """The sums of each leaf that has a gradient: an address, or what must be copied."""
@@ -61,10 +65,8 @@ class Adder:
 class _Compiled:
     """One pass by Numba over all leaves."""
 
-    def __init__(self, traced: Traced, finite: bool, leaves: Sequence[Leaf]) -> None:
-        program = traced.summing(finite)
-        assert isinstance(program, Program)
-        compute, width = leaves[0].dtype.compute, len(program.outputs)
+    def __init__(self, traced: Traced, kind: Kind, leaves: Sequence[Leaf]) -> None:
+        program, width = kind.program, len(kind.program.outputs)
         lengths = [leaf.reals for leaf in leaves]
         counts = [-(-n // BLOCK) for n in lengths]
         self._ranges = list(pairwise(accumulate(counts, initial=0)))
@@ -76,8 +78,8 @@ class _Compiled:
             for leaf, (first, _) in zip(leaves, self._ranges, strict=True)
         ]
         self._table = Table(state, lengths, BLOCK)
-        words = Words(f"{len(program.scalars)}{DTYPES[compute].struct}")
-        run = compiler.function(numba_source(program, compute))
+        words = Words(f"{len(program.scalars)}{DTYPES[kind.compute].struct}")
+        run = compiler.function(numba_source(kind))
         self._launch, self._values = compiler.Launch(run, self._table, words), program.values
 
     def __call__(self, c: Coefficients, at: Sequence[int]) -> list[Sequence[float] | None]:
@@ -94,7 +96,7 @@ class _Lines:
 
     def __init__(self, traced: Traced, finite: bool, leaves: Sequence[Leaf]) -> None:
         self._terms, self._paths = traced.terms(finite), tuple(traced.operands)
-        self._dtype = np.dtype(leaves[0].dtype.compute)
+        self._dtypes = leaves[0].dtype.real, leaves[0].dtype.compute
         self._leaves = []
         for leaf in leaves:
             operands = [leaf.operands[path] for path in traced.operands.values()]
@@ -111,10 +113,13 @@ class _Lines:
     def _leaf(
         self, c: Coefficients, address: int, n: int, places: Sequence[int], moments: int
     ) -> list[float]:
-        lines = [reals_at(place, n, self._dtype) for place in (address, *places)]
+        real, compute = self._dtypes
+        own = [numbers_at(place, n, real) for place in (address, places[0])]
+        lines = [*own, *(numbers_at(place, n, compute) for place in places[1:])]
         parts: list[list[float]] = [[] for _ in self._terms.names]
         for start in range(0, n, PIECE):
             g, p, *rest = (line[start : start + PIECE] for line in lines)
+            g, p = widened(g, compute), widened(p, compute)
             operands = dict(zip(self._paths, rest[moments:], strict=True))
             given = known(detect.load("numpy"), p, c, operands)
             terms = self._terms(array_api_compat.numpy, given, p, g, *rest[:moments])

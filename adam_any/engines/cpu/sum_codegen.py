@@ -7,7 +7,7 @@ As `codegen` has it, but for what it does with an element: each term is widened,
 from __future__ import annotations
 
 from ...sums import LANES
-from ..kernels.program import Program
+from ..kernels.program import Kind
 from .codegen import calculation, module_source
 
 _UPDATE = """\
@@ -32,8 +32,9 @@ def update({names}, sums):
 """
 
 
-def numba_source(program: Program, compute: str) -> str:
-    """The text of a module whose `run` adds the terms of a program in a compute dtype."""
+def numba_source(kind: Kind) -> str:
+    """The text of a module whose `run` adds the terms of a program in these dtypes."""
+    program = kind.program
     arrays = ("g", *program.arrays)
     lanes = [f"lanes{k}" for k in range(len(program.outputs))]
     local = {name: f"i_{name}" for name in arrays}
@@ -43,10 +44,10 @@ def numba_source(program: Program, compute: str) -> str:
         names=", ".join((*arrays, *program.scalars)),
         lanes=", ".join(lanes),
         width=LANES,
-        body="\n        ".join([*calculation(program, local), *add]),
+        body="\n        ".join([*calculation(kind, local), *add]),
         make="\n    ".join(f"{lane} = zeros({LANES})" for lane in lanes),
         slices=", ".join([*(f"{x}[start:stop]" for x in arrays), *program.scalars]),
         fold="\n            ".join(f"{lane}[i] += {lane}[i + half]" for lane in lanes),
         store="\n    ".join(f"sums[{k}] = {lane}[0]" for k, lane in enumerate(lanes)),
     )
-    return module_source(text, program, compute, blocks=len(lanes))
+    return module_source(text, kind, blocks=len(lanes))

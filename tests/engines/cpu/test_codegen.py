@@ -12,7 +12,7 @@ from adam_any import Adam, rules
 from adam_any.engines.cpu import codegen as source
 from adam_any.engines.cpu import compiler as compiled
 from adam_any.engines.cpu import tiles
-from adam_any.engines.kernels.program import Program
+from adam_any.engines.kernels.program import Kind, Program
 from adam_any.engines.kernels.program import trace as program
 from adam_any.engines.kernels.table import Table
 from tests.helpers.bits import differ
@@ -30,6 +30,8 @@ def stepped(kernel: Any, made: Program) -> list[Any]:
     return state
 
 
+FLOAT32 = ("float32", "float32", "float32")
+
 SWAPS = {
     "add": "subtract",
     "subtract": "add",
@@ -45,12 +47,12 @@ def test_another_operation_gives_other_bits(kernel: Lib) -> None:
     """That test_dense can fail: each operation of the program matters to some bit."""
     made = program(rules.Adam())
     engine = tiles if kernel.tiles else compiled
-    right = stepped(engine.Kernel(made, "float32"), made)
+    right = stepped(engine.Kernel(Kind(made, *FLOAT32)), made)
     for k, one in enumerate(made.instructions):
         other = one._replace(operation=SWAPS[one.operation])
         instructions = (*made.instructions[:k], other, *made.instructions[k + 1 :])
         changed = dataclasses.replace(made, instructions=instructions)
-        wrong = stepped(engine.Kernel(changed, "float32"), made)
+        wrong = stepped(engine.Kernel(Kind(changed, *FLOAT32)), made)
         assert any(differ(a, b) for a, b in zip(right, wrong, strict=True)), one
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from adam_any import Adam, AdamW, Optimizer
-from adam_any.engines.cuda.codegen import CAPACITIES, Kind, cuda_source, layout
+from adam_any.engines.cuda.codegen import CAPACITIES, cuda_source, layout
 from adam_any.engines.kernels import operations
+from adam_any.engines.kernels.program import Kind
 from adam_any.engines.kernels.program import trace as program
 from adam_any.rules import Adam as Rule
 from tests.helpers import emulated

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from adam_any.engines.cuda import compiler as nvrtc
-from adam_any.engines.cuda.codegen import CAPACITIES, NAME, THREADS, Kind, cuda_source
+from adam_any.engines.cuda.codegen import CAPACITIES, NAME, THREADS, cuda_source
 from adam_any.engines.kernels import operations, private_folder
-from adam_any.engines.kernels.program import Program
+from adam_any.engines.kernels.program import Kind, Program
 from adam_any.engines.kernels.program import trace as program
 from adam_any.rules import Adam as Rule
 from tests.helpers.rules import Custom, every_operation, lion
