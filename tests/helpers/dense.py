@@ -41,7 +41,7 @@ HERE = [x for x in DTYPES if x != "bfloat16" or importlib.util.find_spec("ml_dty
 
 def dtypes(kernel: Lib) -> list[str]:
     """Those that its engine takes."""
-    lent = {"bfloat16"} if kernel.device == "emulated" or kernel.name == "numpy" else set()
+    lent = {"bfloat16"} if kernel.device == "emulated" else set()
     return [dtype for dtype in HERE if dtype in {*kernel.dtypes, *lent}]
 
 
