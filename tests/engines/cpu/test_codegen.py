@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,3 +73,24 @@ def test_a_change_in_the_generated_code_is_seen(
     monkeypatch.setattr(compiled, "numba_source", contracted)
     Adam(params).step(params), Adam(theirs, engine="eager").step(theirs)
     assert differ(params[0], theirs[0])
+
+
+@pytest.mark.parametrize(
+    ("triple", "processor", "features", "able"),
+    [
+        ("x86_64-unknown-linux-gnu", "generic", "", False),
+        ("x86_64-unknown-linux-gnu", "haswell", "+avx,+f16c,-sha", True),
+        ("x86_64-pc-windows-msvc", "haswell", "+avx,-f16c", False),
+        ("arm64-apple-darwin", "", "", True),
+        ("riscv64-unknown-linux-gnu", "", "+d", False),
+    ],
+)
+def test_float16_is_compiled_where_an_instruction_converts_it(
+    numba: Any, triple: str, processor: str, features: str, able: bool
+) -> None:
+    """Elsewhere LLVM calls functions that may not be there, which ends the process."""
+    from adam_any.engines.cpu import half_numba
+
+    target = SimpleNamespace(magic_tuple=lambda: (triple, processor, features))
+    with nullcontext() if able else pytest.raises(RuntimeError, match="no instruction converts"):
+        half_numba._check(SimpleNamespace(codegen=lambda: target))
