@@ -150,6 +150,7 @@ class _State:
         self.updates: list[Update] = []
         self.begun = False
 
+    @np.errstate(all="ignore")
     def write(self) -> None:
         """Write what has been computed; again after an interruption, which does no harm."""
         self.begun = self.begun or bool(self.computed)

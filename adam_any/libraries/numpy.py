@@ -41,8 +41,8 @@ class NumPy(Library):
             )
 
     def native(self, x: Any) -> bool:
-        """Return whether the bytes are in native order; ml_dtypes' bfloat16 is of another kind."""
-        return bool(x.dtype.isnative and x.dtype.kind in "fc")
+        """Return whether the bytes are in native order; ml_dtypes' bfloat16 always are."""
+        return bool(x.dtype.isnative and x.dtype.kind in "fc") or _lent(x)
 
     def namespace(self, x: Any) -> Any:
         return array_api_compat.numpy
@@ -140,7 +140,7 @@ class Addresses:
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
         self._params = params
         self._shapes = [p.shape for p in params]
-        self._dtype = params[0].dtype
+        self._dtype, self._lent = params[0].dtype, _lent(params[0])
         self._plain = all(type(p) is np.ndarray and p.flags.c_contiguous and p.size for p in params)
         self._misaligned = itemsize - 1
         self._facts = self._now()
@@ -169,7 +169,7 @@ class Addresses:
         for k, (x, shape) in enumerate(zip(arrays, self._shapes, strict=True)):
             if type(x) is np.ndarray and x.dtype is dtype and x.shape == shape:
                 try:
-                    address = addressof(_buffer(x))
+                    address = addressof(_buffer(x.view(np.uint16) if self._lent else x))
                 except (TypeError, ValueError, BufferError):
                     continue  # it cannot be written, or is in another order
                 if not address & misaligned:
@@ -178,6 +178,11 @@ class Addresses:
 
 
 _buffer = cast(Any, c_char.from_buffer)
+
+
+def _lent(x: Any) -> bool:
+    """Return whether an array is of ml_dtypes' bfloat16, which the buffer protocol cannot name."""
+    return bool(x.dtype.name == "bfloat16")
 
 
 def _peak(x: Any) -> float:

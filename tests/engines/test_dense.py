@@ -16,10 +16,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adam_any import Adam, AdamW, Optimizer, rule_check
+from adam_any import Adam, AdamW, Optimizer, rule_check, rules
 from adam_any.engines.cpu import engine as cpu
 from tests.helpers.bits import same
-from tests.helpers.dense import KERNELS, Reference, compare, cut, dtypes, gradients, numbers, run
+from tests.helpers.dense import (
+    KERNELS,
+    Reference,
+    compare,
+    cut,
+    dtype_of,
+    dtypes,
+    gradients,
+    numbers,
+    run,
+    widened,
+)
 from tests.helpers.libraries import Lib, params
 from tests.helpers.numbers import OPTIONS, SHAPES
 from tests.helpers.rules import Custom, every_operation, lion
@@ -78,6 +89,28 @@ def test_every_pair_of_dtypes(kernel: Lib) -> None:
             compare(kernel, *run(kernel, [(701,), (9,), (), (0,)], dtype, Adam, other=other))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_conversions_of_half_precision_are_those_of_numpy(kernel: Lib, dtype: str) -> None:
+    """Every number of 16 bits to float32 and back, and float32 of every size to 16 bits."""
+    half = dtype_of(dtype)
+    rule = Custom(lambda xp, c, p, g, m: (g, p))  # p: to half, of g; m: from half, of p
+    every = np.arange(65536, dtype=np.uint16).view(half)
+    p = every[::-1].copy()
+    opt = Optimizer(kernel.view(p), rule)
+    assert opt.explain()[0].engine == kernel.runs
+    opt.step(kernel.view(every))
+    same(widened(kernel.bits(opt.params)), widened(every))
+    same(kernel.bits(opt.state_dict()["state"][""]["m"]), every[::-1].astype(np.float32))
+    with np.errstate(all="ignore"):
+        between = (every[:-1].astype(np.float32) + every[1:].astype(np.float32)) / 2  # all ties
+        bits = np.random.default_rng(0).integers(0, 2**32, 10**5, np.uint32)
+        bits = np.concatenate([bits, between.view(np.uint32)])
+        x = np.concatenate([bits, bits + 1, bits - 1, [0x7FFFFFFF]]).astype(np.uint32).view("f4")
+        opt = Optimizer(kernel.view(np.zeros(len(x), half)), rule)
+        opt.step(kernel.view(x))
+        same(widened(kernel.bits(opt.params)), widened(x.astype(half)))
+
+
 def test_a_gradient_may_be_its_parameter_or_overlap_another(kernel: Lib) -> None:
     host = np.random.default_rng(0).standard_normal(1000)
     slow_base = host.copy()
@@ -116,7 +149,7 @@ def test_a_gradient_in_whatever_memory_is_read_and_never_written(
 ) -> None:
     monkeypatch.setattr(cpu, "PIECE", 1000)  # several pieces, that end within rows
     rng = np.random.default_rng(0)
-    for dtype in {"float16", "float32", "complex64"} & set(dtypes(kernel)):
+    for dtype in {"float16", "bfloat16", "float32", "complex64"} & set(dtypes(kernel)):
         p = numbers(rng, (7, 900), dtype)
         slow = Reference([p.copy()], Adam)
         fast = Adam([kernel.view(p)])
@@ -203,7 +236,10 @@ def test_a_rule_of_the_users_own_has_the_bits_of_the_reference(
     kernel: Lib, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rule_check, "_check_order", lambda *_: None)  # some are in another order
-    for dtype in ("float32", "float64"):
+    wanted = {"float32", "float64"}
+    if kernel.tiles:  # elsewhere each is compiled
+        wanted |= {"float16", "bfloat16"}
+    for dtype in wanted & set(dtypes(kernel)):
         compare(kernel, *run(kernel, [(1001,), (33,)], dtype, _optimizer(Custom(RULES[rule]))))
 
 
@@ -218,11 +254,27 @@ def test_the_rule_on_the_page_has_the_same_bits_on_every_engine(kernel: Lib) -> 
         compare(kernel, *run(kernel, [(1001,), (33,)], dtype, _optimizer(rule)))
 
 
-def test_a_gradient_that_is_its_parameter_is_read_before_it_is_written(kernel: Lib) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_gradient_that_is_its_parameter_is_read_before_it_is_written(
+    kernel: Lib, dtype: str
+) -> None:
     make = _optimizer(Custom(lambda xp, c, p, g, m: (p - c.a * g, m + g * g)))
-    host = numbers(np.random.default_rng(0), (1001,), "float32")
+    host = numbers(np.random.default_rng(0), (1001,), dtype)
     p, q = kernel.view(host.copy()), host.copy()
     fast, slow = make([p]), Reference([q], make)
     for _ in range(3):
         fast.step([p]), slow.step([q])
+    compare(kernel, fast, slow)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_norm_over_half_precision_has_the_bits_of_the_reference(kernel: Lib, dtype: str) -> None:
+    """Also where the gradient is wider."""
+    make = _optimizer(rules.Clipped(rules.Adam(0.1), norm=2.0))
+    rng, half = np.random.default_rng(0), dtype_of(dtype)
+    host = rng.standard_normal(17_001).astype(half)
+    fast, slow = make([kernel.view(host.copy())]), Reference([host.copy()], make)
+    for kind in (half, half, np.float32):
+        g = rng.standard_normal(17_001).astype(kind)
+        fast.step([kernel.view(g)]), slow.step([g])
     compare(kernel, fast, slow)

@@ -32,9 +32,6 @@ KERNELS = (
     named("torch-cuda"),
 )
 
-#: The dtypes that the CPU engine takes.
-DENSE = ("float32", "float64", "complex64", "complex128")
-
 REALS = ("float16", "bfloat16", "float32", "float64")
 DTYPES = (*REALS, "complex64", "complex128")
 
@@ -43,9 +40,7 @@ HERE = [x for x in DTYPES if x != "bfloat16" or importlib.util.find_spec("ml_dty
 
 
 def dtypes(kernel: Lib) -> list[str]:
-    """Those that its engine takes; the CPU leaves half precision to the reference."""
-    if kernel.runs == "cpu":
-        return list(DENSE)
+    """Those that its engine takes."""
     lent = {"bfloat16"} if kernel.device == "emulated" else set()
     return [dtype for dtype in HERE if dtype in {*kernel.dtypes, *lent}]
 

@@ -74,6 +74,8 @@ class Lib:
             return self.module.from_array(host, chunks=tuple(max(1, n // 2) for n in host.shape))
         if self.name == "jax":
             return self.module.numpy.array(values, dtype=dtype)
+        if dtype == "bfloat16":
+            return np.array(values).astype(importlib.import_module("ml_dtypes").bfloat16)
         return self.module.asarray(np.array(values), dtype=getattr(self.module, dtype), copy=True)
 
     def numpy(self, x: Any) -> Any:
@@ -147,10 +149,13 @@ def tolerance(dtype: str, path: Any, lr: float) -> Any:
     return max(len(path) - 1, 1) * eps * size
 
 
+#: What NumPy has, with a bfloat16 that ml_dtypes lends it.
+NUMPY = (*(["bfloat16"] if importlib.util.find_spec("ml_dtypes") else []), *ALL)
+
 LIBRARIES = (
-    Lib("numpy", None, "cpu", ALL, in_place=True),
-    Lib("numpy", None, "cpu", ALL, in_place=True, tiles=True),
-    Lib("numpy", "eager", "cpu", ALL, in_place=True),
+    Lib("numpy", None, "cpu", NUMPY, in_place=True),
+    Lib("numpy", None, "cpu", NUMPY, in_place=True, tiles=True),
+    Lib("numpy", "eager", "cpu", NUMPY, in_place=True),
     Lib("torch", None, "cpu", ("bfloat16", *ALL), in_place=True),
     Lib("torch", "eager", "cpu", ("bfloat16", *ALL), in_place=True),
     Lib("jax", None, "cpu", ("bfloat16", *ALL), in_place=False),

@@ -286,7 +286,7 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
         lambda names: st.integers(0, 4).map(lambda n: names[:n])
     ),
     amsgrad=st.booleans(),
-    dtype=st.sampled_from(["float32", "float64", "complex64"]),
+    dtype=st.sampled_from(["float16", "float32", "float64", "complex64"]),
 )
 def test_wrappers_in_any_order_have_the_bits_of_the_reference(
     kernel: Lib, layers: list[str], amsgrad: bool, dtype: str

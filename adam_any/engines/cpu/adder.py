@@ -19,12 +19,13 @@ from ... import detect
 from ...coefficients import Coefficients
 from ...dtypes import DTYPES
 from ...leaf import Leaf
-from ...memory import order, reals_at
+from ...memory import order
 from ...sums import BLOCK, added, blocks
 from ..eager import known
-from ..kernels.program import Program, Traced
+from ..kernels.program import Kind, Program, Traced
 from ..kernels.table import Table, Words, addresses, pieces
 from . import compiler
+from .half_numpy import numbers_at, widened
 from .sum_codegen import numba_source
 
 #: Elements that NumPy works on at a time.
@@ -42,7 +43,8 @@ class Adder:
         self._lines = _Lines(traced, finite, leaves)
         self._compiled: _Compiled | None = None
         if compiled and isinstance(program, Program):
-            self._compiled = _Compiled(traced, program, leaves)
+            real, compute = leaves[0].dtype.real, leaves[0].dtype.compute
+            self._compiled = _Compiled(traced, Kind(program, real, real, compute), leaves)
 
     def __call__(self, c: Coefficients, grads: Sequence[Any]) -> list[Sequence[float] | None]:
         """The sums of each leaf that has a gradient: an address, or what must be copied."""
@@ -60,8 +62,8 @@ class Adder:
 class _Compiled:
     """One pass by Numba over all leaves."""
 
-    def __init__(self, traced: Traced, program: Program, leaves: Sequence[Leaf]) -> None:
-        compute, width = leaves[0].dtype.compute, len(program.outputs)
+    def __init__(self, traced: Traced, kind: Kind, leaves: Sequence[Leaf]) -> None:
+        program, width = kind.program, len(kind.program.outputs)
         lengths = [leaf.reals for leaf in leaves]
         counts = [-(-n // BLOCK) for n in lengths]
         self._ranges = list(pairwise(accumulate(counts, initial=0)))
@@ -73,8 +75,8 @@ class _Compiled:
             for leaf, (first, _) in zip(leaves, self._ranges, strict=True)
         ]
         self._table = Table(state, lengths, BLOCK)
-        words = Words(f"{len(program.scalars)}{DTYPES[compute].struct}")
-        run = compiler.function(numba_source(program, compute))
+        words = Words(f"{len(program.scalars)}{DTYPES[kind.compute].struct}")
+        run = compiler.function(numba_source(kind))
         self._launch, self._values = compiler.Launch(run, self._table, words), program.values
 
     def __call__(self, c: Coefficients, at: Sequence[int]) -> list[Sequence[float] | None]:
@@ -91,21 +93,25 @@ class _Lines:
 
     def __init__(self, traced: Traced, finite: bool, leaves: Sequence[Leaf]) -> None:
         self._terms, self._paths = traced.terms(finite), tuple(traced.operands)
-        self._dtype, self._leaves = np.dtype(leaves[0].dtype.compute), leaves
         self._fields = tuple(traced.operands.values())
+        self._real, self._compute = leaves[0].dtype.real, leaves[0].dtype.compute
+        self._leaves = leaves
 
     @np.errstate(all="ignore")
     def __call__(self, c: Coefficients, k: int, g: Any) -> list[float]:
         """The sums of one leaf, whose gradient is at an address, or must be copied."""
-        leaf = self._leaves[k]
+        leaf, real, compute = self._leaves[k], self._real, self._compute
         arrays = leaf.array, *leaf.moments, *(leaf.operands[path] for path in self._fields)
         extents = [leaf.library.extent(x) for x in arrays]
-        lines = [reals_at(x.address, leaf.reals, self._dtype) for x in extents if x is not None]
+        first, *others = (x.address for x in extents if x is not None)
+        lines = [numbers_at(first, leaf.reals, real)]
+        lines += [numbers_at(place, leaf.reals, compute) for place in others]
         count, parts = len(leaf.moments), [list[float]() for _ in self._terms.names]
         numpy, start = detect.load("numpy"), 0
         for piece in self._at(g, leaf.reals) if type(g) is int else self._copied(leaf, g):
             p, *rest = (line[start : start + len(piece)] for line in lines)
             start += len(piece)
+            p, piece = widened(p, compute), widened(piece, compute)
             given = known(numpy, p, c, dict(zip(self._paths, rest[count:], strict=True)))
             terms = self._terms(array_api_compat.numpy, given, p, piece, *rest[:count])
             for part, term in zip(parts, terms, strict=True):
@@ -113,7 +119,7 @@ class _Lines:
         return [added(part) for part in parts]
 
     def _at(self, address: int, n: int) -> Iterator[Any]:
-        line = reals_at(address, n, self._dtype)
+        line = numbers_at(address, n, self._real)
         return (line[start : start + PIECE] for start in range(0, n, PIECE))
 
     def _copied(self, leaf: Leaf, g: Any) -> Iterator[Any]:
@@ -122,7 +128,7 @@ class _Lines:
         axes = None if at is None else order(at)
         assert axes is not None  # it was not refused
         view, filled = leaf.library.transposed(g, axes), 0
-        line = np.empty(PIECE + BLOCK, self._dtype)
+        line = np.empty(PIECE + BLOCK, self._compute)
         for _, index in pieces(view.shape, BLOCK // parts):
             n = math.prod(view[index].shape) * parts
             leaf.library.fill(line[filled : filled + n], view[index])

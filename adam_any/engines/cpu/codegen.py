@@ -8,6 +8,7 @@
   whether it was completed.
 - Each chunk is an array of its own, and its loop runs from 0: LLVM vectorises that, and not a range
   in the middle of an array, whose indices may be negative (8 times slower).
+- Half precision is an array of 16-bit integers, each converted where it is read and written.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from collections.abc import Mapping
 from ...dtypes import DTYPES
 from ...sums import BLOCK
 from ..kernels.operations import expressions, python
-from ..kernels.program import Program
+from ..kernels.program import Kind
 from ..kernels.symbols import Instruction
 from ..kernels.table import Words
 
 _MODULE = '''\
 """One pass over memory, generated from a rule."""
 
+from adam_any.engines.cpu import half_numba as half
 from adam_any.engines.cpu import work_queue as queue
 from numba import carray, float64, {real} as real, njit
 from numpy import sqrt, zeros
@@ -50,7 +52,7 @@ def run(role, job, board, kernel, seats):
         address = carray(queue.words(word[queue.ADDRESSES]), ({arrays}, leaves))
         chunk = carray(queue.words(word[queue.CHUNKS]), (1, 3))
         task = carray(queue.words(word[queue.TASKS]), 1)
-        scalar = carray(queue.{reals}(word[queue.SCALARS] + {words}), {number})
+        scalar = carray({pointer}(word[queue.SCALARS] + {words}), {number})
         tasks, front = word[queue.NUMBER], 0
         while True:
             claimed = front if role == queue.ALONE else queue.add(board + queue.CLAIMED, 1)
@@ -63,7 +65,6 @@ def run(role, job, board, kernel, seats):
                 front += 1
             for k in range(task[mine], task[mine + 1]):
                 leaf, first, n = chunk[k, 0], chunk[k, 1], chunk[k, 2]
-                start = first * {size}
                 if address[0, leaf] != 0:
                     update(
                         {slices}
@@ -78,6 +79,22 @@ def run(role, job, board, kernel, seats):
 '''
 
 
+#: How arrays of each real dtype are found at an address, and their elements read and written.
+_POINTERS = {
+    "float16": "half.bits",
+    "bfloat16": "half.bits",
+    "float32": "queue.floats",
+    "float64": "queue.doubles",
+}
+_LOADS = dict.fromkeys(_POINTERS, "{}[{}]") | {
+    "float16": "half.from_float16({}[{}])",
+    "bfloat16": "half.from_bfloat16({}[{}])",
+}
+_STORES = dict.fromkeys(_POINTERS, "{}") | {
+    "float16": "half.to_float16({})",
+    "bfloat16": "half.to_bfloat16({})",
+}
+
 _UPDATE = """\
 @njit(error_model="numpy")
 def update({names}):
@@ -86,54 +103,60 @@ def update({names}):
 """
 
 
-def numba_source(program: Program, compute: str) -> str:
-    """The text of a module whose `run` is the kernel of a program in a compute dtype."""
+def numba_source(kind: Kind) -> str:
+    """The text of a module whose `run` is the kernel of a program in these dtypes."""
+    program = kind.program
     update = _UPDATE.format(
         names=", ".join(("g", *program.arrays, *program.scalars)),
-        body="\n        ".join(_body(program)),
+        body="\n        ".join(_body(kind)),
     )
-    return module_source(update, program, compute)
+    return module_source(update, kind)
 
 
-def module_source(update: str, program: Program, compute: str, blocks: int = 0) -> str:
+def module_source(update: str, kind: Kind, blocks: int = 0) -> str:
     """The text of a module around a function `update` of the arrays and scalars of a program.
 
     With `blocks` it is also given room for so many float64, which belong to the chunk: as the last
     array of each leaf there are as many for each of its chunks.
     """
-    facts = DTYPES[compute]
-    reals, names = f"{facts.c}s", ("g", *program.arrays)
-    slices = [f"carray(queue.{reals}(address[{k}, leaf] + start), n)," for k in range(len(names))]
-    slices += [f"scalar[{i}]," for i in range(len(program.scalars))]
+    arrays, scalars = kind.stored.values(), len(kind.program.scalars)
+    slices = [
+        f"carray({_POINTERS[real]}(address[{k}, leaf] + {DTYPES[real].size} * first), n),"
+        for k, real in enumerate(arrays)
+    ]
+    slices += [f"scalar[{i}]," for i in range(scalars)]
     if blocks:
-        place = f"address[{len(names)}, leaf] + first // {BLOCK} * {8 * blocks}"
+        place = f"address[{len(arrays)}, leaf] + first // {BLOCK} * {8 * blocks}"
         slices.append(f"carray(queue.doubles({place}), {blocks}),")
     return _MODULE.format(
         update=update,
-        real=compute,
-        reals=reals,
-        size=facts.size,
+        real=kind.compute,
+        pointer=_POINTERS[kind.compute],
         words=Words.SIZE,
-        number=len(program.scalars),
-        arrays=len(names) + bool(blocks),
+        number=scalars,
+        arrays=len(arrays) + bool(blocks),
         slices=("\n" + " " * 24).join(slices),
     )
 
 
-def _body(program: Program) -> list[str]:
-    local = {name: f"i_{name}" for name in ("g", *program.arrays)}
+def _body(kind: Kind) -> list[str]:
+    program, stored = kind.program, kind.stored
+    local = {name: f"i_{name}" for name in stored}
     new = zip(program.state, program.outputs, strict=True)
-    stores = [f"{name}[i] = {local.get(result, result)}" for name, result in new]
-    return [*calculation(program, local), *stores]
+    stores = [
+        f"{name}[i] = {_STORES[stored[name]].format(local.get(result, result))}"
+        for name, result in new
+    ]
+    return [*calculation(kind, local), *stores]
 
 
-def calculation(program: Program, local: Mapping[str, str], index: str = "i") -> list[str]:
+def calculation(kind: Kind, local: Mapping[str, str], index: str = "i") -> list[str]:
     """The lines that load an element of every array, under these names, and compute."""
-    texts = expressions(python)
-    loads = [f"{mine} = {name}[{index}]" for name, mine in local.items()]
+    texts, stored = expressions(python), kind.stored
+    loads = [f"{mine} = {_LOADS[stored[name]].format(name, index)}" for name, mine in local.items()]
 
     def line(it: Instruction) -> str:
         operands = [local.get(name, name) for name in it.operands]
         return f"{it.result} = {texts[it.operation].format(*operands)}"
 
-    return [*loads, *map(line, program.instructions)]
+    return [*loads, *map(line, kind.program.instructions)]

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...dtypes import DTYPES
 from ..kernels import disk_cache
-from ..kernels.program import Program
+from ..kernels.program import Kind
 from ..kernels.table import Table, Words
 from .codegen import numba_source
 from .machine_code import MachineCode
@@ -56,7 +56,7 @@ def threads() -> int:
 
 
 class Kernel:
-    """The kernel of a program in a compute dtype."""
+    """The kernel of a program in these dtypes."""
 
     chunk = CHUNK
 
@@ -64,9 +64,9 @@ class Kernel:
         """The length of a chunk in a call for so many elements."""
         return min(self.chunk, max(SHORT, elements // 64 // 1024 * 1024))
 
-    def __init__(self, program: Program, compute: str) -> None:
-        self._run = function(numba_source(program, compute))
-        self._scalars = f"{len(program.scalars)}{DTYPES[compute].struct}"
+    def __init__(self, kind: Kind) -> None:
+        self._run = function(numba_source(kind))
+        self._scalars = f"{len(kind.program.scalars)}{DTYPES[kind.compute].struct}"
 
     def bind(self, table: Table) -> Launch:
         """A launch of the kernel over a table."""
@@ -92,14 +92,14 @@ class Launch:
         self._work(self._run, self._address, self._elements)
 
 
-def loaded(program: Program, compute: str) -> bool:
+def loaded(kind: Kind) -> bool:
     """Return whether a kernel is in this process."""
-    return numba_source(program, compute) in _kernels
+    return numba_source(kind) in _kernels
 
 
-def kept(program: Program, compute: str) -> bool:
+def kept(kind: Kind) -> bool:
     """Return whether the machine code of a kernel is likely to be on disk: asked without Numba."""
-    return disk_cache.likely(_key(numba_source(program, compute)))
+    return disk_cache.likely(_key(numba_source(kind)))
 
 
 _lock = threading.RLock()
@@ -141,5 +141,7 @@ def _compile(text: str) -> Any:
 @cache
 def _key(text: str) -> str:
     """A key that stands for all that goes into a kernel but Numba and the processor."""
-    imported = Path(__file__).with_name("work_queue.py").read_text()
-    return disk_cache.key(text, imported, str(sys.implementation.cache_tag))
+    imported = (
+        Path(__file__).with_name(f"{x}.py").read_text() for x in ("half_numba", "work_queue")
+    )
+    return disk_cache.key(text, *imported, str(sys.implementation.cache_tag))

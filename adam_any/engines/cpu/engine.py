@@ -1,7 +1,7 @@
 """One pass over memory, all leaves in one call, on every core.
 
 - Takes writable NumPy arrays and torch CPU tensors that are dense in memory, in any order of their
-  axes, of float32, float64, complex64 or complex128. It reads them in place.
+  axes, of any dtype. It reads them in place; half precision is converted element by element.
 - The program is made from the rule; NumPy walks it in cache-sized tiles, until Numba compiles it
   (`payoff`). Both give the bits of the reference.
 - A gradient of the same dtype and order is read in place; one of another precision or order is
@@ -13,19 +13,21 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Hashable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ... import check
 from ...coefficients import Coefficients
+from ...dtypes import DTYPES
 from ...leaf import Leaf, Update
 from ...memory import Written, order
 from ...words import named
-from ..kernels.program import Traced
+from ..kernels.program import Kind, Traced
 from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
 from ..protocol import Unfinished
-from . import compiler
+from . import compiler, tiles
 from .adder import Adder
 from .payoff import Payoff
 
@@ -35,11 +37,6 @@ PIECE = 1 << 19
 
 def refusal(traced: Traced, leaf: Leaf) -> str | None:
     """The reason why it cannot take the leaf, or None."""
-    facts = leaf.dtype
-    if facts.real != facts.compute:
-        return (
-            f"{named(leaf.path)} is {facts.name}, which this engine does not convert; pass float32"
-        )
     if not leaf.backend.writable:
         return f"{named(leaf.path)} is read-only; pass a copy that can be written"
     return traced.refusal or why_not_dense(leaf)
@@ -76,12 +73,15 @@ class Plan:
         self._library, self._dtype = first.library, first.dtype
         self._parts = 2 if first.dtype.complex else 1
         self._arrays = first.library.addresses([leaf.array for leaf in leaves], first.dtype.size)
+        wide = DTYPES[first.dtype.compute].size
         self._operands = [
-            first.library.addresses([leaf.operands[path] for leaf in leaves], first.dtype.size)
+            first.library.addresses([leaf.operands[path] for leaf in leaves], wide)
             for path in traced.program.fields
         ]
         lengths = [leaf.reals for leaf in leaves]
-        self._payoff = Payoff(traced.program, first.dtype.compute, lengths)
+        real, compute = first.dtype.real, first.dtype.compute
+        self._kind = Kind(traced.program, real, real, compute)
+        self._payoff = Payoff(self._kind, lengths)
         self._kernel = self._payoff.kernel()
         chunk = self._kernel.longest(sum(lengths))
         self._traced, program = traced, traced.program
@@ -148,6 +148,12 @@ class Plan:
             return Unfinished.HALF if begun else Unfinished.UNTOUCHED
         return unfinished or []
 
+    @cached_property
+    def _wide(self) -> tiles.Kernel | compiler.Kernel:
+        """The kernel for gradients that were copied: in the compute dtype, so none is narrowed."""
+        kind = self._kind._replace(gradient=self._kind.compute)
+        return self._kernel if kind == self._kind else type(self._kernel)(kind)
+
     def _step_copied(
         self, number: int, values: Sequence[float], which: Sequence[int], grads: Any
     ) -> None:
@@ -156,21 +162,22 @@ class Plan:
         Many small ones fill it together.
         """
         self._piece = None
-        line = np.empty(PIECE, self._dtype.compute)
+        kernel, compute = self._wide, self._kind.compute
+        sizes = np.array([DTYPES[real].size for real in self._kind.stored.values()][1:])
+        line = np.empty(PIECE, compute)
         state: list[Any] = []
         lengths: list[int] = []
         for k in which:
             for start, g in self._pieces(self.leaves[k], grads[k]):
                 n = math.prod(g.shape) * self._parts
                 if sum(lengths) + n > PIECE:
-                    self._flush(number, values, line, state, lengths)
+                    self._flush(kernel, number, values, line, state, lengths)
                     state, lengths = [], []
                 at = sum(lengths)
                 self._library.fill(line[at : at + n], g)
-                before = start * self._parts * self._dtype.size
-                state.append(self._table.addresses[1:, k] + before)
+                state.append(self._table.addresses[1:, k] + start * self._parts * sizes)
                 lengths.append(n)
-        self._flush(number, values, line, state, lengths)
+        self._flush(kernel, number, values, line, state, lengths)
 
     def _pieces(self, leaf: Leaf, g: Any) -> Iterator[tuple[int, Any]]:
         """The parts of a gradient in the order of its parameter's memory."""
@@ -181,11 +188,17 @@ class Plan:
         return ((at, view[index]) for at, index in pieces(view.shape, PIECE // self._parts))
 
     def _flush(
-        self, number: int, values: Any, line: Any, state: Any, lengths: Sequence[int]
+        self,
+        kernel: tiles.Kernel | compiler.Kernel,
+        number: int,
+        values: Any,
+        line: Any,
+        state: Any,
+        lengths: Sequence[int],
     ) -> None:
-        table = Table(state, lengths, self._kernel.longest(sum(lengths)))
+        table = Table(state, lengths, kernel.longest(sum(lengths)))
         begins = np.cumsum([0, *lengths[:-1]]) * line.itemsize
         table.gradients[:] = line.ctypes.data + begins
-        launch = self._kernel.bind(table)
+        launch = kernel.bind(table)
         self._piece = self._piece or launch
         launch(number, values)

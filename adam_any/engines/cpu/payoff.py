@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Sequence
 from math import inf
 
-from ..kernels.program import Program
+from ..kernels.program import Kind
 from . import compiler, tiles
 
 #: What loading machine code costs, and compiling, in elements that tiles lag behind meanwhile: 0.4
@@ -28,18 +28,18 @@ TILE = 1 << 13
 #: How many steps a plan is expected to make yet.
 AHEAD = 1000
 
-#: What each program, in a compute dtype, has cost so far in this process: a list of one number.
-_spent: dict[tuple[Program, str], list[float]] = {}
+#: What each program, in its dtypes, has cost so far in this process: a list of one number.
+_spent: dict[Kind, list[float]] = {}
 
 
 class Payoff:
     """The choice of the kernel for a plan whose leaves have so many reals each."""
 
-    def __init__(self, program: Program, compute: str, lengths: Sequence[int]) -> None:
-        self._key = program, compute
+    def __init__(self, kind: Kind, lengths: Sequence[int]) -> None:
+        self._kind = kind
         self._step = sum(n + -(-n // tiles.TILE) * TILE for n in lengths)
-        self._price: float = price(program, compute)
-        self._spent = _spent.setdefault(self._key, [0.0])
+        self._price: float = price(kind)
+        self._spent = _spent.setdefault(kind, [0.0])
 
     def kernel(self) -> tiles.Kernel | compiler.Kernel:
         """The kernel for the first step of the plan, and those that follow."""
@@ -47,7 +47,7 @@ class Payoff:
             self._price = inf  # no other one will ever be due
             if compiler.missing() is None:
                 try:
-                    return compiler.Kernel(*self._key)
+                    return compiler.Kernel(self._kind)
                 except Exception as error:  # whatever it is, the steps can go on
                     self._spent[0] = -inf
                     warnings.warn(
@@ -55,7 +55,7 @@ class Payoff:
                         RuntimeWarning,
                         stacklevel=2,
                     )
-        return tiles.Kernel(*self._key)
+        return tiles.Kernel(self._kind)
 
     def due(self) -> bool:
         """Count a step, and say whether a plan made now would have another kernel."""
@@ -65,8 +65,8 @@ class Payoff:
         return self._spent[0] + AHEAD * self._step >= self._price
 
 
-def price(program: Program, compute: str) -> int:
+def price(kind: Kind) -> int:
     """The cost of having a program compiled: nothing, if it is."""
-    if compiler.loaded(program, compute):
+    if compiler.loaded(kind):
         return 0
-    return LOADING if compiler.kept(program, compute) else COMPILING
+    return LOADING if compiler.kept(kind) else COMPILING

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...sums import LANES
-from ..kernels.program import Program
+from ..kernels.program import Kind
 from .codegen import calculation, module_source
 
 #: Rows that are added to the lanes at a time, one after another: so the lanes are loaded and stored
@@ -50,11 +50,12 @@ def update({names}, sums):
 """
 
 
-def numba_source(program: Program, compute: str) -> str:
-    """The text of a module whose `run` adds the terms of a program in a compute dtype."""
+def numba_source(kind: Kind) -> str:
+    """The text of a module whose `run` adds the terms of a program in these dtypes."""
+    program = kind.program
     arrays = ("g", *program.arrays)
     lanes = [f"lanes{k}" for k in range(len(program.outputs))]
-    several, one = (_body(program, lanes, number) for number in (TOGETHER, 1))
+    several, one = (_body(kind, lanes, number) for number in (TOGETHER, 1))
     text = _UPDATE.format(
         names=", ".join((*arrays, *program.scalars)),
         lanes=", ".join(lanes),
@@ -67,16 +68,17 @@ def numba_source(program: Program, compute: str) -> str:
         fold="\n            ".join(f"{lane}[i] += {lane}[i + half]" for lane in lanes),
         store="\n    ".join(f"sums[{k}] = {lane}[0]" for k, lane in enumerate(lanes)),
     )
-    return module_source(text, program, compute, blocks=len(lanes))
+    return module_source(text, kind, blocks=len(lanes))
 
 
-def _body(program: Program, lanes: Sequence[str], rows: int) -> list[str]:
+def _body(kind: Kind, lanes: Sequence[str], rows: int) -> list[str]:
     """The lines that add element `i` of so many rows to lane `i`."""
+    program = kind.program
     local = {name: f"i_{name}" for name in ("g", *program.arrays)}
     results = [local.get(out, out) for out in program.outputs]
     lines = [f"{lane}_i = {lane}[i]" for lane in lanes]
     for k in range(rows):
-        lines += calculation(program, local, f"i + {k * LANES}" if k else "i")
+        lines += calculation(kind, local, f"i + {k * LANES}" if k else "i")
         pairs = zip(lanes, results, strict=True)
         lines += [f"{lane}_i = {lane}_i + float64({x})" for lane, x in pairs]
     return [*lines, *(f"{lane}[i] = {lane}_i" for lane in lanes)]

@@ -6,6 +6,7 @@
   their content has been used for the last time.
 - Where there are few tiles, the calls on each are listed, and listed anew when the gradient has
   another address: to list them takes as long as to call NumPy on 1,000 elements.
+- Half precision is widened into a buffer first, and the parameter rounded from one at last.
 - One thread: NumPy's calls on a tile are so short that two would fight over the interpreter.
 """
 
@@ -16,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ...memory import reals_at
-from ..kernels.program import Program
+from ..kernels.program import Kind, Program
 from ..kernels.symbols import CONDITIONS, WHERE, Instruction
 from ..kernels.table import Table
 from ..protocol import Unfinished, unfinished
+from .half_numpy import narrow, numbers_at, widen
 
 #: Elements of a tile. Measured at 16 million float32, against textbook NumPy: 4096 is 1.9 times as
 #: fast, 8192 2.7, 16384 3.7, 32768 3.6; in float64 a tile is twice as large in the cache.
@@ -35,7 +36,7 @@ Call = tuple[Callable[..., Any], Sequence[Any], Any]
 
 
 class Kernel:
-    """A program laid out over buffers: p and moments, g, scalars, then temporaries."""
+    """A program laid out over buffers: g, p and moments, scalars, then temporaries."""
 
     chunk = TILE
 
@@ -43,8 +44,9 @@ class Kernel:
         """The length of a tile in a call for this number of elements."""
         return self.chunk
 
-    def __init__(self, program: Program, compute: str) -> None:
-        self._dtype = np.dtype(compute)
+    def __init__(self, kind: Kind) -> None:
+        program = kind.program
+        self.kind, self._dtype = kind, np.dtype(kind.compute)
         self._arrays = ("g", *program.arrays)
         self._scalars = len(program.scalars)
         instructions, outputs = _apart(program)
@@ -91,10 +93,10 @@ class Kernel:
     def bind(self, table: Table) -> Launch:
         """A launch of the program over a table."""
         longest = max(table.chunks[:, 2].tolist(), default=0)
-        spare_and_temporaries = range(self._fixed - 1, self._count)
+        temporaries = range(self._fixed, self._count)
         buffers = [
             np.empty(longest, bool if slot in self._conditions else self._dtype)
-            for slot in spare_and_temporaries
+            for slot in (None, None, *temporaries)  # two for g and p, where they are converted
         ]
         return Launch(self, table, np.empty(self._scalars, self._dtype), buffers)
 
@@ -120,8 +122,9 @@ class Launch:
         self._rest = [scalars[i, ...] for i in range(len(scalars))], buffers
         self._gradients, self._lengths = table.gradients, table.lengths
         self._places = table.addresses[1].tolist()
+        self._real, *reals = kernel.kind.stored.values()
         self._state = [
-            [reals_at(address, n, scalars.dtype) for address in column]
+            [numbers_at(address, n, real) for address, real in zip(column, reals, strict=True)]
             for column, n in zip(table.addresses[1:].T.tolist(), table.lengths, strict=True)
         ]
         self._chunks: list[list[tuple[int, int]]] = [[] for _ in table.lengths]
@@ -152,16 +155,23 @@ class Launch:
         return self._listed[leaf][1]
 
     def _list(self, leaf: int, address: int) -> Iterator[list[Call]]:
-        g, state = reals_at(address, self._lengths[leaf], self._scalars.dtype), self._state[leaf]
+        arrays = numbers_at(address, self._lengths[leaf], self._real), *self._state[leaf]
         scalars, buffers = self._rest
+        compute = self._scalars.dtype
         for start, n in self._chunks[leaf]:
-            part = slice(start, start + n)
-            mine, spare, *rest = g[part], *(x[:n] for x in buffers)
-            calls: list[Call] = []
-            if address == self._places[leaf]:  # g is p, which may be written before g is read
-                calls, mine = [(np.positive, [mine], spare)], spare
-            slots = [mine, *(x[part] for x in state), *scalars, *rest]
-            yield [*calls, *self._kernel.calls(slots)]
+            g, p, *others = (x[start : start + n] for x in arrays)
+            own_g, own_p, *rest = (x[:n] for x in buffers)
+            before: list[Call] = []
+            after: list[Call] = []
+            if g.dtype != compute:
+                before, g = [(widen, [g], own_g)], own_g
+            elif address == self._places[leaf]:  # g is p, which may be written before g is read
+                before, g = [(np.positive, [g], own_g)], own_g
+            if p.dtype != compute:
+                before.append((widen, [p], own_p))
+                after, p = [(narrow, [own_p], p)], own_p
+            slots = [g, p, *others, *scalars, *rest]
+            yield [*before, *self._kernel.calls(slots), *after]
 
     def unfinished(self, number: int) -> Unfinished | None:
         """The progress of the launch of this number; None if it is done."""

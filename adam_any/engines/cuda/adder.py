@@ -14,9 +14,9 @@ import numpy as np
 
 from ...leaf import Leaf
 from ...sums import BLOCK, added
-from ..kernels.program import Traced
+from ..kernels.program import Kind, Traced
 from ..kernels.table import addresses, chunks
-from .codegen import ADDING, CAPACITIES, FOLDED, Kind, fold_source, layout, sum_source
+from .codegen import ADDING, CAPACITIES, FOLDED, fold_source, layout, sum_source
 from .device import Device
 
 

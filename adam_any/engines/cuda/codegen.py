@@ -18,12 +18,11 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from string import Template
-from typing import NamedTuple
 
 from ...dtypes import DTYPES
 from ...sums import LANES
 from ..kernels.operations import c, expressions
-from ..kernels.program import Program
+from ..kernels.program import Kind, Program
 from ..kernels.symbols import CONDITIONS
 
 #: The name of the kernel, which no C library has.
@@ -46,15 +45,6 @@ ARGUMENT = 32764
 #: How many gradient addresses an argument has room for: the smallest that holds a launch's leaves.
 #: With the last it is nearly as large as it may be.
 CAPACITIES = (64, 512, 4000)
-
-
-class Kind(NamedTuple):
-    """A program, and the real dtypes of parameter, gradient and computation."""
-
-    program: Program
-    parameter: str
-    gradient: str
-    compute: str
 
 
 def layout(program: Program, compute: str, capacity: int) -> tuple[str, str]:

@@ -28,12 +28,12 @@ from ...dtypes import DTYPES, name_of
 from ...leaf import Leaf, Update
 from ...memory import Extent, Written
 from ...words import named
-from ..kernels.program import Program, Traced
+from ..kernels.program import Kind, Program, Traced
 from ..kernels.table import Gradients, addresses, chunks, match_memory_order, why_not_dense
 from ..protocol import Unfinished
 from . import device
 from .adder import Adder
-from .codegen import ARGUMENT, CAPACITIES, THREADS, Kind, cuda_source, layout
+from .codegen import ARGUMENT, CAPACITIES, THREADS, cuda_source, layout
 
 #: Elements of a chunk, which one block works on: at most, and at least where there are as many; and
 #: how many blocks a launch should have before its chunks grow. Sixteen blocks for each of an H200's

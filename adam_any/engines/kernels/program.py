@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...coefficients import Coefficients, nested, sample
 from ...rule import Operand, Rule, static
@@ -71,6 +71,24 @@ class Program:
         if constants or len(getters) < 2:
             return lambda c: [*(get(c) for get in getters), *constants]
         return attrgetter(*self.coefficients)
+
+
+class Kind(NamedTuple):
+    """A program, and the real dtypes of parameter, gradient and computation.
+
+    Moments and operands have that of the computation.
+    """
+
+    program: Program
+    parameter: str
+    gradient: str
+    compute: str
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """The real dtype of each array, by its name: the gradient, then `program.arrays`."""
+        own = {"g": self.gradient, "p": self.parameter}
+        return {name: own.get(name, self.compute) for name in ("g", *self.program.arrays)}
 
 
 class Traced:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from adam_any import Adam, rules
 from adam_any.engines.cpu import codegen as source
 from adam_any.engines.cpu import compiler as compiled
 from adam_any.engines.cpu import tiles
-from adam_any.engines.kernels.program import Program
+from adam_any.engines.kernels.program import Kind, Program
 from adam_any.engines.kernels.program import trace as program
 from adam_any.engines.kernels.table import Table
 from tests.helpers.bits import differ
@@ -30,6 +32,8 @@ def stepped(kernel: Any, made: Program) -> list[Any]:
     return state
 
 
+FLOAT32 = ("float32", "float32", "float32")
+
 SWAPS = {
     "add": "subtract",
     "subtract": "add",
@@ -45,12 +49,12 @@ def test_another_operation_gives_other_bits(kernel: Lib) -> None:
     """That test_dense can fail: each operation of the program matters to some bit."""
     made = program(rules.Adam())
     engine = tiles if kernel.tiles else compiled
-    right = stepped(engine.Kernel(made, "float32"), made)
+    right = stepped(engine.Kernel(Kind(made, *FLOAT32)), made)
     for k, one in enumerate(made.instructions):
         other = one._replace(operation=SWAPS[one.operation])
         instructions = (*made.instructions[:k], other, *made.instructions[k + 1 :])
         changed = dataclasses.replace(made, instructions=instructions)
-        wrong = stepped(engine.Kernel(changed, "float32"), made)
+        wrong = stepped(engine.Kernel(Kind(changed, *FLOAT32)), made)
         assert any(differ(a, b) for a, b in zip(right, wrong, strict=True)), one
 
 
@@ -69,3 +73,24 @@ def test_a_change_in_the_generated_code_is_seen(
     monkeypatch.setattr(compiled, "numba_source", contracted)
     Adam(params).step(params), Adam(theirs, engine="eager").step(theirs)
     assert differ(params[0], theirs[0])
+
+
+@pytest.mark.parametrize(
+    ("triple", "processor", "features", "able"),
+    [
+        ("x86_64-unknown-linux-gnu", "generic", "", False),
+        ("x86_64-unknown-linux-gnu", "haswell", "+avx,+f16c,-sha", True),
+        ("x86_64-pc-windows-msvc", "haswell", "+avx,-f16c", False),
+        ("arm64-apple-darwin", "", "", True),
+        ("riscv64-unknown-linux-gnu", "", "+d", False),
+    ],
+)
+def test_float16_is_compiled_where_an_instruction_converts_it(
+    numba: Any, triple: str, processor: str, features: str, able: bool
+) -> None:
+    """Elsewhere LLVM calls functions that may not be there, which ends the process."""
+    from adam_any.engines.cpu import half_numba
+
+    target = SimpleNamespace(magic_tuple=lambda: (triple, processor, features))
+    with nullcontext() if able else pytest.raises(RuntimeError, match="no instruction converts"):
+        half_numba._check(SimpleNamespace(codegen=lambda: target))

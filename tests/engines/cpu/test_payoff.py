@@ -89,13 +89,13 @@ def test_what_is_in_this_process_costs_nothing_and_what_is_on_disk_less(prices: 
     prices.setattr(payoff, "COMPILING", 1 << 60)
     opt = Adam(data(0))
     opt.step(data(0))
-    key = opt._contents._plans[0]._payoff._key
+    kind = opt._contents._plans[0]._payoff._kind
     prices.setattr(compiler, "kept", lambda *_: False)
-    assert payoff.price(*key) == payoff.COMPILING
+    assert payoff.price(kind) == payoff.COMPILING
     prices.setattr(compiler, "kept", lambda *_: True)
-    assert payoff.price(*key) == payoff.LOADING
-    compiler.Kernel(*key)
-    assert payoff.price(*key) == 0
+    assert payoff.price(kind) == payoff.LOADING
+    compiler.Kernel(kind)
+    assert payoff.price(kind) == 0
 
 
 def test_without_numba_it_stays_in_tiles(prices: Any) -> None:

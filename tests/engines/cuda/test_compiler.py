@@ -21,13 +21,12 @@ from adam_any.engines.cuda.codegen import (
     CAPACITIES,
     NAME,
     THREADS,
-    Kind,
     cuda_source,
     fold_source,
     sum_source,
 )
 from adam_any.engines.kernels import operations, private_folder
-from adam_any.engines.kernels.program import Program, Traced
+from adam_any.engines.kernels.program import Kind, Program, Traced
 from adam_any.engines.kernels.program import trace as program
 from adam_any.rule import Operand
 from adam_any.rules import Adam as Rule
