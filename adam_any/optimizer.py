@@ -503,8 +503,8 @@ class Optimizer:
         if self._contents.torn:
             raise RuntimeError(
                 "this optimizer was interrupted in the middle of a step, so its parameters and "
-                "moments do not belong together; restore the parameters, and load a state with "
-                "load or load_state_dict"
+                "moments do not belong together; load a file, which has both; or put the "
+                "parameters back, and load moments with load_state_dict"
             )
         return self._contents
 

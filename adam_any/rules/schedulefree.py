@@ -16,7 +16,7 @@ class ScheduleFree:
     r"""AdamW without a schedule: the average of its iterates takes the place of one [1]_.
 
     The parameters are the points y at which gradients are taken. The points x to use in the end,
-    and to evaluate meanwhile, lie behind them: with the moment z of `state_dict`,
+    and to evaluate meanwhile, lie behind them: with ``z = opt.moment("z")``,
 
         x = (y - (1 - beta1) * z) / beta1
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from adam_any import Optimizer, functional, rules
 from tests.helpers import ROOT, oracle
 from tests.helpers.dense import compare, run
-from tests.helpers.libraries import Lib, tolerance
+from tests.helpers.family import FAMILY
+from tests.helpers.libraries import Lib, named, ready, tolerance
 
 LR, STEPS = 0.1, 12
 SHAPES = {"a": (5,), "b": (2, 3)}
@@ -353,3 +354,23 @@ def test_each_element_is_corrected_for_its_own_steps_in_float32() -> None:
         exact = np.where(lit, exact - step, exact)
     assert t.min() > 20
     assert np.max(np.abs(p - exact)) <= 2e-6 * np.max(np.abs(exact))
+
+
+@pytest.mark.parametrize("row", FAMILY, ids=lambda row: row.name)
+def test_every_rule_may_be_held(row: Any) -> None:
+    """In tiles, which need no compiler, against the reference."""
+
+    def made() -> Any:
+        rule: Any = row.made({})
+        rule = rules.Clipped(
+            rules.Scaled(rule, [np.linspace(0.5, 2, 33), 0.5]), value=2.0, norm=3.0
+        )
+        return rules.Averaged(rules.Bounded(rule, -1.5, 1.5, hold=True), 0.9)
+
+    kernel = named("numpy-tiles")
+
+    def make(params: Any, **engine: Any) -> Any:
+        return Optimizer(params, made(), **engine)
+
+    with ready(kernel):
+        compare(kernel, *run(kernel, [(33,), (7,)], "float64", make))
