@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -146,10 +147,16 @@ def recipe(random: Random, libs: Sequence[Lib], options: Options) -> Recipe:
 
 
 def plain(options: Options) -> Recipe:
-    """Two small leaves, which need as many kernels as any other tree of these options."""
-    dtypes = ("float32", "float64")
-    leaves = tuple(Leaf(NUMPY, dtype, (3,), "C", (dtype, "C")) for dtype in dtypes)
-    return Recipe(optree.tree_structure([0.0] * len(leaves)), leaves, options)
+    """Small leaves, which need as many kernels as any other tree of these options."""
+    pairs = [
+        *((NUMPY, dtype, dtype) for dtype in ("float32", "float64", "float16")),
+        (NUMPY, "float16", "float32"),
+    ]
+    if find_spec("torch"):
+        pairs += [(TORCH, "bfloat16", dtype) for dtype in ("bfloat16", "float32")]
+    leaves = tuple(Leaf(lib, dtype, (3,), "C", (other, "C")) for lib, dtype, other in pairs)
+    spec = optree.tree_structure([0.0] * len(leaves))
+    return Recipe(spec, leaves, options, nonfinite="skip")
 
 
 def options(random: Random) -> Options:
