@@ -88,7 +88,7 @@ class Shadows:
         return float(np.max(share, initial=0))
 
     def _copies(self, values: Sequence[Any]) -> list[Any]:
-        # Where a leaf has bfloat16, which NumPy lacks, no bits are promised.
+        # A leaf of bfloat16, which NumPy lacks, is compared with the oracle alone.
         dtypes = (leaf.dtype.replace("bfloat16", "float32") for leaf in self.leaves)
         return [NUMPY.array(v, dtype) for v, dtype in zip(values, dtypes, strict=True)]
 
