@@ -33,8 +33,8 @@ class Optimizer:
     ----------
     params : array, float, or nested dict, list, tuple or namedtuple of them
         Leaves may belong to several libraries and devices; None stays None. The dtypes are
-        float16, bfloat16 (torch, JAX), float32, float64, complex64 and complex128. JAX's
-        registered containers, such as dataclasses and modules, are trees, too.
+        float16, bfloat16 (torch, JAX, and NumPy with ml_dtypes), float32, float64, complex64 and
+        complex128. JAX's registered containers, such as dataclasses and modules, are trees, too.
     rule : rule, or mapping from paths to rules
         The mathematics, such as `rules.Adam()`, or a wrapper around one; `rule.Rule` describes what
         it needs, and all of that is checked. In a mapping an exact path wins, else exactly one glob
