@@ -1,0 +1,83 @@
+"""Worker processes on 127.0.0.1: what the tests of clusters start, and end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from tests.helpers import ROOT
+
+#: A worker has one thread, and listens on the loopback device alone.
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+}
+
+#: Seconds after which a worker that has not ended is killed, and the test fails.
+PATIENCE = 120.0
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start(arguments: Sequence[str], **environment: str) -> subprocess.Popen[str]:
+    """A Python process."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, **ENVIRONMENT, **environment},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(processes: Sequence[subprocess.Popen[str]], patience: float = PATIENCE) -> list[str]:
+    """What processes have printed, after all have ended; those that do not are killed."""
+    printed = []
+    try:
+        for process in processes:
+            printed.append(process.communicate(timeout=patience)[0])
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    return printed
+
+
+def ranks(module: str, number: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Processes of one group of torch's, each running a module, as torchrun starts them."""
+    port = str(free_port())
+    return [
+        start(
+            ["-W", "ignore", "-m", module, *arguments],
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(number),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
+        for rank in range(number)
+    ]
+
+
+def succeed(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
+    """The same, of processes of which none may fail."""
+    printed = ended(processes)
+    assert not any(process.returncode for process in processes), "\n".join(printed)
+    return printed
