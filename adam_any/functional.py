@@ -270,9 +270,7 @@ class _Call:
 def _scales(calls: Sequence[_Call]) -> list[dict[str, Any]]:
     """For each call the coefficients that its rule makes of sums."""
     sums = [call.sums() if call.terms.names else None for call in calls]
-    whole = {
-        call.leaf.index: x for call, x in zip(calls, sums, strict=True) if x is not None
-    }
+    whole = {call.leaf.index: x for call, x in zip(calls, sums, strict=True) if x is not None}
     agreement.reach([call.leaf for call in calls], [call.terms.names for call in calls], whole)
     sums = [whole.get(call.leaf.index) for call in calls]
     found: list[dict[str, Any]] = []

@@ -49,15 +49,17 @@ def values(shape: tuple[int, ...], dtype: str, seed: int) -> Any:
 
 
 def gathered(x: Any) -> Any:
-    return x.detach().full_tensor()
+    return x.detach().full_tensor().clone()  # of replicas it is the part itself
 
 
 def alike(x: Any, want: Any) -> None:
     """The same bits, every process's part."""
     got = gathered(x) if isinstance(x, DTensor) else x
     assert got.dtype == want.dtype and got.shape == want.shape
-    assert torch.equal(torch.view_as_real(got) if got.is_complex() else got,
-                       torch.view_as_real(want) if want.is_complex() else want), (got, want)
+    assert torch.equal(
+        torch.view_as_real(got) if got.is_complex() else got,
+        torch.view_as_real(want) if want.is_complex() else want,
+    ), (got, want)
 
 
 def near(x: Any, want: Any, steps: int) -> None:
@@ -286,7 +288,7 @@ def fsdp() -> None:
     def model() -> Any:
         torch.manual_seed(0)
         return torch.nn.Sequential(
-            torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3), torch.nn.Linear(3, 1)
+            torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3), torch.nn.Linear(3, 1)
         ).double()
 
     def train(module: Any, x: Any, steps: int = 5) -> Any:

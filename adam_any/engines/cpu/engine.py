@@ -107,9 +107,9 @@ class Plan:
     def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
         """The address of one gradient, or the gradient itself if it must be copied."""
         check.gradient(leaf.path, leaf.backend, leaf.shape, g)
+        near = leaf.library.beside(leaf.array, g)  # in which all processes take part
         if not leaf.reals:
             return 0
-        near = leaf.library.beside(leaf.array, g)
         if near is not g:
             return near
         extent = leaf.library.extent(g)

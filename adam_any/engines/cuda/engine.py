@@ -120,9 +120,9 @@ class Plan:
     def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
         """The address of one gradient, or what must be kept until the launch."""
         check.gradient(leaf.path, leaf.backend, leaf.shape, g)
+        near = leaf.library.beside(leaf.array, g)  # in which all processes take part
         if not leaf.reals:
             return 0
-        near = leaf.library.beside(leaf.array, g)
         if near is not g:
             return self._copied(leaf, near)
         extent = cast(Extent, leaf.library.extent(g))
