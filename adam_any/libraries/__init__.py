@@ -88,6 +88,17 @@ class Library:
         """The number of processes that step parts of an array."""
         return 1
 
+    #: Whether several processes may run the same program on its arrays.
+    ranked = False
+
+    def rank(self) -> int:
+        """The number of this process among those that run the same program."""
+        return 0
+
+    def of_first(self, value: float) -> float:
+        """What the first of these processes has for a number; all of them call it at once."""
+        return value
+
     def remark(self, x: Any) -> str | None:
         """What else to say about how a parameter is stepped, or None."""
         return None
@@ -107,6 +118,10 @@ class Library:
     def whole(self, p: Any, x: Any) -> Any:
         """The array, spread as the parameter `p` is, of which `x` is the part held here."""
         return x
+
+    def norm(self, x: Any) -> float:
+        """The Euclidean norm of all numbers of a spread array, terms of a sum among them."""
+        raise NotImplementedError
 
     def totals(
         self,

@@ -40,7 +40,7 @@ class Mesh(NamedTuple):
 class DTensors(plain.Torch):
     """torch's DTensors, and the plain tensors that are parts of them."""
 
-    spread = True
+    spread = ranked = True
 
     def device(self, x: Any) -> Any:
         return Mesh(x.device_mesh) if isinstance(x, DTensor) else x.device
@@ -114,6 +114,19 @@ class DTensors(plain.Torch):
             shape=torch.Size((*p.shape, *x.shape[p.ndim :])),
             stride=strides,
         )
+
+    def rank(self) -> int:
+        return int(dist.get_rank())
+
+    def of_first(self, value: float) -> float:
+        found = [value]
+        dist.broadcast_object_list(found, src=0)
+        return found[0]
+
+    def norm(self, x: Any) -> float:
+        with torch.no_grad():
+            x = x if x.dtype.itemsize > 2 else x.float()
+            return float(torch.linalg.vector_norm(x).full_tensor())
 
     def totals(
         self,

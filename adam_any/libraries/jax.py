@@ -35,6 +35,24 @@ class JAX(Library):
         """
         return None if is_tracer(x) else Devices(x.sharding.device_set)
 
+    ranked = True
+
+    def rank(self) -> int:
+        return int(jax.process_index())
+
+    def of_first(self, value: float) -> float:
+        if jax.process_count() == 1:
+            return value
+        from jax.experimental.multihost_utils import broadcast_one_to_all
+
+        with jax.enable_x64(True):
+            return float(broadcast_one_to_all(np.float64(value)))
+
+    def unsaved(self, x: Any) -> str | None:
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return None
+        return "no process can address all of this array; write its shards, with orbax"
+
     def engine(self, device: Any) -> str | None:
         return "xla"
 

@@ -7,7 +7,6 @@ import datetime
 import sys
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -241,7 +240,7 @@ def states() -> None:
 def pure() -> None:
     """`functional` gives the numbers of `Optimizer`, and moments that are DTensors."""
     mesh = meshes()[0]
-    host, spread = leaves(mesh, 0, "float32")
+    _, spread = leaves(mesh, 0, "float32")
     before = {key: gathered(x) for key, x in spread.items()}
     rule = RULES["norm"]
     state, params = functional.init(spread, rule), spread
@@ -275,7 +274,7 @@ def fields() -> None:
 
 
 def fsdp() -> None:
-    """FSDP2 with a tensor-parallel layer trains as one process does; of FSDP1 we say what to use."""
+    """FSDP2 with a tensor-parallel layer trains as one process does; FSDP1 is refused by name."""
     from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
     from torch.distributed.tensor.parallel import (
         ColwiseParallel,
@@ -313,7 +312,7 @@ def fsdp() -> None:
         torch.testing.assert_close(gathered(mine), want.detach(), rtol=1e-12, atol=1e-12)
 
     old = FullyShardedDataParallel(model(), device_id=torch.device("cpu"))
-    with pytest.raises(TypeError, match="FSDP1.*fully_shard"):
+    with pytest.raises(TypeError, match=r"FSDP1.*fully_shard"):
         Adam(dict(old.named_parameters()))
 
 
