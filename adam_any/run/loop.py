@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..optimizer import Optimizer
+from ..words import shown
 from . import stop as conditions
 from .progress import Progress
 from .records import COLUMNS, History, Record, Result
@@ -99,8 +100,9 @@ class Run:
             elif os.path.exists(checkpoint):
                 found = run.load(checkpoint, self._optimizer, len(COLUMNS), ENTRY)
         except ValueError as error:
+            where = os.fsdecode(checkpoint) if in_file else shown(checkpoint)
             raise ValueError(
-                f"{os.fsdecode(checkpoint) if in_file else checkpoint} is not a checkpoint of this problem: {error}; delete it to begin anew, "
+                f"{where} is not a checkpoint of this problem: {error}; delete it to begin anew, "
                 "or pass another path"
             ) from None
         if not found:
@@ -118,7 +120,7 @@ class Run:
             self._save()
 
     def _save(self, evaluated_again: bool = False) -> None:
-        checkpoint = self._checkpoint
+        checkpoint: Any = self._checkpoint
         if checkpoint is None:
             return
         if _is_path(checkpoint):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.helpers import ROOT
 
@@ -34,12 +35,14 @@ def free_port() -> int:
         return port
 
 
-def start(arguments: Sequence[str], **environment: str) -> subprocess.Popen[str]:
+def start(
+    arguments: Sequence[str], cwd: Path = ROOT, **environment: str
+) -> subprocess.Popen[str]:
     """A Python process."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         env={**os.environ, **ENVIRONMENT, **environment},
-        cwd=ROOT,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -74,6 +77,30 @@ def ranks(module: str, number: int, *arguments: str) -> list[subprocess.Popen[st
         )
         for rank in range(number)
     ]
+
+
+def torchrun(file: Path, number: int, folder: Path) -> list[subprocess.Popen[str]]:
+    """A program under torchrun, which starts so many processes."""
+    here = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    count = ["--nproc-per-node", str(number)]
+    return [start(["-m", "torch.distributed.run", *count, *here, str(file)], folder)]
+
+
+def jax_processes(file: Path, number: int, folder: Path) -> list[subprocess.Popen[str]]:
+    """A program on so many processes of JAX, which is told of them before it begins."""
+    address = f"127.0.0.1:{free_port()}"
+    text = file.read_text()
+    found = []
+    for index in range(number):
+        mine = file.with_stem(f"{file.stem}{index}")
+        mine.write_text(
+            "import jax\n"
+            f"jax.distributed.initialize('{address}', {number}, {index}, "
+            f"coordinator_bind_address='{address}', heartbeat_timeout_seconds=10)\n"
+            f"{text}\njax.distributed.shutdown()\n"
+        )
+        found.append(start([str(mine)], folder))
+    return found
 
 
 def succeed(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
