@@ -35,9 +35,7 @@ def free_port() -> int:
         return port
 
 
-def start(
-    arguments: Sequence[str], cwd: Path = ROOT, **environment: str
-) -> subprocess.Popen[str]:
+def start(arguments: Sequence[str], cwd: Path = ROOT, **environment: str) -> subprocess.Popen[str]:
     """A Python process."""
     return subprocess.Popen(
         [sys.executable, *arguments],

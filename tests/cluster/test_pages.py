@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT
-
+from .pages import program
 from .processes import jax_processes, start, succeed, torchrun
 
 pytestmark = pytest.mark.cluster
@@ -20,14 +19,6 @@ NEEDS = {
     "JAX": ("jax", "orbax.checkpoint"),
     "Dask": ("distributed", "zarr"),
 }
-
-
-def program(library: str) -> str:
-    """The blocks of a section, one after another, with small arrays."""
-    page = (ROOT / "docs" / "SCALING.md").read_text(encoding="utf-8")
-    (section,) = (part for part in page.split("\n## ") if part.startswith(library))
-    text = "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
-    return text.replace("100_000_000", "8_000").replace("4_000_000", "1_000")
 
 
 #: What makes a NumPy array of one that is spread.
@@ -91,5 +82,3 @@ def test_a_program_of_the_page_goes_on_from_its_shards_elsewhere(
         assert printed.count("all 60 steps have been made") == 1
         seen[name] = re.findall(r"bits: (\w+)", printed)
     assert seen["whole"] and set(seen["whole"]) == set(seen["halves"])
-
-
