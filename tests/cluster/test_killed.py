@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from . import killed_jobs
 from .processes import ended, free_port, ranks, start, succeed
 
 pytestmark = pytest.mark.cluster
@@ -24,9 +25,9 @@ NEEDS = {
 BOUND = 60.0
 
 
-def launch(library: str, *arguments: str) -> list[Any]:
+def launch(library: str, number: int, *arguments: str) -> list[Any]:
     if library == "torch":
-        return ranks(JOBS, 4, library, *arguments)
+        return ranks(JOBS, number, library, *arguments)
     if library == "Dask":
         return [start(["-W", "ignore", "-m", JOBS, library, *arguments])]
     address = f"127.0.0.1:{free_port()}"
@@ -35,9 +36,9 @@ def launch(library: str, *arguments: str) -> list[Any]:
             ["-W", "ignore", "-m", JOBS, library, *arguments],
             ADDRESS=address,
             RANK=str(rank),
-            WORLD_SIZE="4",
+            WORLD_SIZE=str(number),
         )
-        for rank in range(4)
+        for rank in range(number)
     ]
 
 
@@ -57,9 +58,7 @@ def test_a_process_killed_in_a_step_ends_the_others_and_shards_go_on(
 ) -> None:
     for name in NEEDS[library]:
         pytest.importorskip(name, reason=f"{name} is not installed: see the extra 'scale'")
-    whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
-    want = end(succeed(launch(library, whole)))
-    processes = launch(library, killed, "dies")
+    processes = launch(library, 4, str(tmp_path), "dies")
     printed = "\n".join(ended(processes, BOUND))
     assert all(process.returncode != 0 for process in processes), printed
     assert "end:" not in printed
@@ -67,4 +66,4 @@ def test_a_process_killed_in_a_step_ends_the_others_and_shards_go_on(
         assert "KilledWorker" in printed
     else:
         assert [p.returncode for p in processes].count(-signal.SIGKILL) == 1, printed
-    assert end(succeed(launch(library, killed))) == want
+    assert end(succeed(launch(library, 2, str(tmp_path)))) == killed_jobs.alone(library)
