@@ -24,6 +24,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from .. import check
 from ..coefficients import Coefficients, bound, nested
@@ -259,7 +260,26 @@ def added(x: Any) -> Any:
     config: Any = jax.config
     if config.jax_enable_x64:
         return jnp.sum(x.astype("float64"))
-    return jnp.sum(blocks(jnp, x.reshape(-1), "float32"))
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    spec = tuple(getattr(sharding, "spec", ()))
+    over = [name for names in spec if names for name in ([names] if type(names) is str else names)]
+    if sharding is None or not over:
+        return _in_blocks(x)
+    # Where layouts are types, each device adds what it has, and one number is sent.
+    layout: Any = PartitionSpec
+    every: Any = jax.shard_map(
+        partial(_in_blocks, over=tuple(over)),
+        mesh=sharding.mesh,
+        in_specs=layout(*spec),
+        out_specs=layout(),
+    )
+    return every(x)
+
+
+def _in_blocks(x: Any, over: tuple[str, ...] = ()) -> Any:
+    total = jnp.sum(blocks(jnp, x.reshape(-1), "float32"))
+    lax: Any = jax.lax
+    return lax.psum(total, over) if over else total
 
 
 def _gradient(leaf: Leaf, g: Any) -> Any:

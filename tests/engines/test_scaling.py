@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adam_any import Adam, functional
+from adam_any import Adam, Optimizer, functional, rules
 from tests.helpers import ROOT
 from tests.helpers.devices import DEVICES, assert_laid_out, laid_out
 
@@ -53,6 +53,25 @@ def test_sharded_arrays_keep_their_layout_and_have_the_bits_of_one_device(
 
     with pytest.raises(TypeError, match=r"cpu:0.*8 devices"):
         many.step(jax.tree.map(jax.numpy.asarray, host))
+
+
+@AXES
+def test_sums_over_sharded_arrays_are_those_of_one_device(jax: Any, axes: str) -> None:
+    """Also where JAX computes in 32 bits, and the layout is a part of the type."""
+    host, one, _ = laid_out(axes)
+    rule = rules.Clipped(rules.Adam(0.1), norm=1.0, leaf_norm=0.9)
+    many = Optimizer(jax.device_put(host, one), rule, nonfinite="raise")
+    single = Optimizer(jax.tree.map(jax.numpy.asarray, host), rule)
+    for _ in range(3):
+        out = many.step(jax.device_put(host, one))
+        want = single.step(jax.tree.map(jax.numpy.asarray, host))
+    assert_laid_out(out, one)
+    for name, x in out.items():
+        eps = np.finfo(host[name].dtype).eps
+        error = abs(np.asarray(x).astype("complex128") - np.asarray(want[name]))
+        assert np.all(error <= 3 * 4 * eps * np.maximum(abs(host[name]), 0.1)), name
+    with pytest.raises(ValueError, match="'w': the gradient has an infinity or a NaN"):
+        many.step({**out, "w": out["w"] * np.nan})
 
 
 @AXES
