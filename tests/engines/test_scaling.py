@@ -57,7 +57,9 @@ def test_sharded_arrays_keep_their_layout_and_have_the_bits_of_one_device(
 
 @AXES
 def test_sums_over_sharded_arrays_are_those_of_one_device(jax: Any, axes: str) -> None:
-    """Also where JAX computes in 32 bits, and the layout is a part of the type."""
+    """Also where JAX computes in 32 bits; and no more than numbers is sent."""
+    from adam_any.engines import xla
+
     host, one, _ = laid_out(axes)
     rule = rules.Clipped(rules.Adam(0.1), norm=1.0, leaf_norm=0.9)
     many = Optimizer(jax.device_put(host, one), rule, nonfinite="raise")
@@ -70,6 +72,10 @@ def test_sums_over_sharded_arrays_are_those_of_one_device(jax: Any, axes: str) -
         eps = np.finfo(host[name].dtype).eps
         error = abs(np.asarray(x).astype("complex128") - np.asarray(want[name]))
         assert np.all(error <= 3 * 4 * eps * np.maximum(abs(host[name]), 0.1)), name
+    for x in jax.device_put(host, one).values():
+        if x.dtype == "float32":
+            text = jax.jit(xla.added).lower(x).compile().as_text()
+            assert "all-gather" not in text and "all-to-all" not in text
     with pytest.raises(ValueError, match="'w': the gradient has an infinity or a NaN"):
         many.step({**out, "w": out["w"] * np.nan})
 
