@@ -120,3 +120,29 @@ def test_pure_steps_and_runs(mesh: Any) -> None:
     alike(result.last, want.last)
     assert result.history.gradient == pytest.approx(want.history.gradient, rel=1e-6)
     assert result.fun == want.fun
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_a_run_moves_from_torch_and_back(mesh: Any, dtype: str) -> None:
+    """Also with the class of torch's own kind."""
+    x, g = (torch.randn(4, 3, dtype=getattr(torch, dtype)) for _ in range(2))
+    one, many = (torch.nn.Parameter(y) for y in (x.clone(), spread(mesh, x)))
+    kind = interop.torch_optimizer(rules.Adam())
+    opts = [kind([p], lr=0.1) for p in (one, many)]
+    for _ in range(2):
+        for opt, p, grad in zip(opts, (one, many), (g, spread(mesh, g)), strict=True):
+            p.grad = grad
+            opt.step()
+            opt.load_state_dict(opt.state_dict())
+    alike(many, one.detach())
+    alike(opts[1].state_dict()["state"][0]["exp_avg"], opts[0].state_dict()["state"][0]["exp_avg"])
+
+    mine = Adam(many, lr=0.1)
+    mine.step(spread(mesh, g))
+    theirs = torch.optim.Adam([torch.nn.Parameter(spread(mesh, x))], lr=0.1)
+    theirs.load_state_dict(interop.to_torch(mine))
+    moment = theirs.state_dict()["state"][0]["exp_avg"]
+    assert moment.placements == many.placements
+    other = Adam(many)
+    interop.from_torch(other, theirs.state_dict())
+    alike(other.moment("m"), mine.moment("m").to_local())
