@@ -155,7 +155,7 @@ class Optimizer:
         sums, finite = NO_SUMS, self._nonfinite != "propagate"
         try:
             gathered = [plan.gather(aligned, contents.written) for plan in plans]
-        except BaseException:
+        except Exception:
             contents.abstain(finite)
             raise
         if contents.asks(finite):

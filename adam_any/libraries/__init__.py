@@ -88,15 +88,16 @@ class Library:
         """The number of processes that step parts of an array."""
         return 1
 
-    #: Whether several processes may run the same program on its arrays.
-    ranked = False
+    def shared(self, x: Any) -> bool:
+        """Return whether other processes run the same program on the same array."""
+        return False
 
-    def rank(self) -> int:
-        """The number of this process among those that run the same program."""
-        return 0
+    def first(self, x: Any) -> bool:
+        """Return whether this process is the first of them."""
+        return True
 
-    def of_first(self, value: float) -> float:
-        """What the first of these processes has for a number; all of them call it at once."""
+    def of_first(self, x: Any, value: float) -> float:
+        """The number that the first of them has; all of them call it at once."""
         return value
 
     def remark(self, x: Any) -> str | None:

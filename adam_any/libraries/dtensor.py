@@ -40,7 +40,7 @@ class Mesh(NamedTuple):
 class DTensors(plain.Torch):
     """torch's DTensors, and the plain tensors that are parts of them."""
 
-    spread = ranked = True
+    spread = True
 
     def device(self, x: Any) -> Any:
         return Mesh(x.device_mesh) if isinstance(x, DTensor) else x.device
@@ -115,13 +115,14 @@ class DTensors(plain.Torch):
             stride=strides,
         )
 
-    def rank(self) -> int:
-        return int(dist.get_rank())
+    def shared(self, x: Any) -> bool:
+        return self.processes(x) > 1
 
-    def of_first(self, value: float) -> float:
-        found = [value]
-        dist.broadcast_object_list(found, src=0)
-        return found[0]
+    def first(self, x: Any) -> bool:
+        return not any(x.device_mesh.get_coordinate())
+
+    def of_first(self, x: Any, value: float) -> float:
+        return _added(x.device_mesh, [value if self.first(x) else 0.0])[0]
 
     def norm(self, x: Any) -> float:
         with torch.no_grad():

@@ -35,14 +35,13 @@ class JAX(Library):
         """
         return None if is_tracer(x) else Devices(x.sharding.device_set)
 
-    ranked = True
+    def shared(self, x: Any) -> bool:
+        return not x.is_fully_addressable
 
-    def rank(self) -> int:
-        return int(jax.process_index())
+    def first(self, x: Any) -> bool:
+        return int(jax.process_index()) == 0
 
-    def of_first(self, value: float) -> float:
-        if jax.process_count() == 1:
-            return value
+    def of_first(self, x: Any, value: float) -> float:
         from jax.experimental.multihost_utils import broadcast_one_to_all
 
         with jax.enable_x64(True):

@@ -148,9 +148,10 @@ class Run:
     def result(self, progress: bool | None) -> Result:
         """Run until the end."""
         leaves = self._optimizer._contents.leaves
-        self._everywhere = next((leaf for leaf in leaves if leaf.library.ranked), None)
-        if self._everywhere is not None and self._everywhere.library.rank():
-            progress = False  # one of the processes shows it
+        #: A leaf that other processes have, too, if there is one.
+        self._shared = next((x for x in leaves if x.library.shared(x.array)), None)
+        if self._shared is not None and not self._shared.library.first(self._shared.array):
+            progress = False
         self._progress = Progress(progress, self._steps)
         self._began = time.perf_counter() - self._seconds
         self._measured = conditions.measures_steps(self.stop)
@@ -231,8 +232,8 @@ class Run:
                 "leaves to skip"
             )
         seconds = time.perf_counter() - self._began
-        if self._everywhere is not None:  # or they would not stop together
-            seconds = self._everywhere.library.of_first(seconds)
+        if self._shared is not None:  # or they would not stop together
+            seconds = self._shared.library.of_first(self._shared.array, seconds)
         rule = opt.rule
         if rule is not self._rated:
             self._rated, self._rate = rule, rate_of(opt)

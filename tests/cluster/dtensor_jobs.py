@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import datetime
 import sys
+import time
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from adam_any import Adam, Optimizer, functional, rules
+from adam_any import Adam, Optimizer, Stop, functional, interop, minimize, rules
+from adam_any.run import loop, progress
+from adam_any.run.values import norm
 
 #: Shapes of leaves, with layouts on a mesh of one dimension, and of two. The part of some is empty.
 LAYOUTS: dict[str, tuple[tuple[int, ...], Any, Any]] = {
@@ -271,6 +275,24 @@ def fields() -> None:
         one.step(host)
         for key, x in host.items():
             alike(spread[key], x)
+
+
+def runs() -> None:
+    """All processes stop together, whatever their clocks say, and one shows progress."""
+    rank, mesh = dist.get_rank(), meshes()[0]
+    _, spread = leaves(mesh, 0, "float32")
+    fun = interop.value_and_grad(lambda tree: sum(((x - 3) ** 2).sum() for x in tree.values()))
+    clock = mock.Mock(perf_counter=lambda: (1 + 9 * rank) * time.perf_counter())
+    with mock.patch.object(loop, "time", clock), mock.patch.object(progress, "LINE", 0.0):
+        result = minimize(fun, spread, rules.Adam(0.1), steps=10**6, stop=Stop(seconds=0.5))
+    stopped: list[Any] = [None] * dist.get_world_size()
+    seen = result.nit, result.message, result.fun, result.history.gradient.tobytes()
+    dist.all_gather_object(stopped, seen)
+    assert len(set(stopped)) == 1 and result.success, stopped
+    want = sum(float((gathered(x).double() ** 2).sum()) for x in spread.values()) ** 0.5
+    assert norm(spread) == pytest.approx(want, rel=1e-6)
+    ones = DTensor.from_local(torch.ones(3), mesh, [Partial()], run_check=False)
+    assert norm(ones) == pytest.approx(48**0.5)
 
 
 def fsdp() -> None:

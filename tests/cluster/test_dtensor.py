@@ -12,7 +12,7 @@ pytest.importorskip(
 pytestmark = pytest.mark.cluster
 
 JOBS = "tests.cluster.dtensor_jobs"
-TESTS = ("steps", "gradients", "together", "states", "pure", "fields", "fsdp")
+TESTS = ("steps", "gradients", "together", "states", "pure", "fields", "runs", "fsdp")
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +25,7 @@ def printed() -> list[str]:
 def test_on_four_processes(job: str, printed: list[str]) -> None:
     for rank, text in enumerate(printed):
         assert f"done: {job}" in text, f"process {rank}: {text}"
+
+
+def test_the_first_process_shows_progress(printed: list[str]) -> None:
+    assert ["minimize: step" in text for text in printed] == [True, False, False, False]

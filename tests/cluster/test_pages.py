@@ -46,3 +46,4 @@ def test_a_program_of_the_page_goes_on_from_its_shards_elsewhere(
         file.write_text(text.replace(", 41)", f", {end})"))
         printed = "\n".join(succeed(launch(file, number, tmp_path)))
         assert printed.count("all 60 steps have been made") == 1
+        assert printed.count("minimize:") <= 1
