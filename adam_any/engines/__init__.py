@@ -56,7 +56,7 @@ def choose(kind: Kind, leaf: Leaf, engine: str | None) -> Choice:
     else:
         name, why = _chosen(kind.traced, leaf, engine)
         # The summary may import a compiler, to say how it will run.
-        reason = load(name).summary() if why is None else why
+        reason = load(name).summary(leaf) if why is None else why
     rule = "None" if kind.frozen else rules.shown(kind.rule)
     return Choice(leaf.path, facts.library, str(facts.device), facts.dtype, rule, name, reason)
 

@@ -52,7 +52,7 @@ def key(traced: Traced) -> Hashable:
     return id(traced)
 
 
-def summary() -> str:
+def summary(leaf: Leaf) -> str:
     """A line for `explain()`."""
     return "one compiled call for all leaves, moments donated"
 

@@ -44,7 +44,7 @@ def to_dict(contents: Contents) -> dict[str, Any]:
     """The state as a dict of plain values and arrays, each copied on its device."""
     state = {}
     for leaf in contents.leaves:
-        copies = [leaf.library.copy(moment) for moment in leaf.moments]
+        copies = [leaf.library.array(leaf.library.copy(moment)) for moment in leaf.moments]
         named = dict(zip(contents.kind(leaf).rule.moments, copies, strict=True))
         state[leaf.path] = {"step": leaf.steps, **named}
     return {**head(contents.rule, params=False), "state": state}
