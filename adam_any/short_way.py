@@ -15,11 +15,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from math import isfinite
+from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
 from .coefficients import rounded
 from .dtypes import DTYPES
-from .engines.protocol import Plan, QuickPlan, Unfinished
+from .engines.protocol import Plan, QuickPlan, Takes, Unfinished
 from .groups import Kind
 from .leaf import Leaf, Update
 from .scalars import Scalars, traced
@@ -197,15 +198,20 @@ def short_way(tree: Tree, kinds: Sequence[Kind], plans: Sequence[Plan]) -> Short
             mine = {leaf.index for leaf in leaves}
             chosen = [leaf.index in mine for leaf in plan.leaves] if len(groups) > 1 else None
             compute = leaves[0].backend.compute
-            scalars = _scalars(kinds[k], compute)
+            scalars = _scalars(kinds[k], plan.takes, compute)
             turns.append(Turn(plan, place, leaves, chosen, scalars, DTYPES[compute].struct))
     return (OneTurn if len(turns) == 1 else ShortWay)(tree.quick(), turns)
 
 
-def _scalars(kind: Kind, compute: str) -> Scalars:
-    """The scalars of a kind's program, of the count."""
-    program = kind.traced.program
-    found = traced(kind.rule, program.coefficients, program.constants)
+def _scalars(kind: Kind, takes: Takes, compute: str) -> Scalars:
+    """What a launch takes for a kind, of the count."""
+    found = traced(kind.rule, *takes)
     if found is not None:
         return found
-    return lambda count: program.values(rounded(kind.at(count), count + 1, compute))
+    getters = [attrgetter(path) for path in takes.paths]
+
+    def asked(count: int) -> Sequence[float]:
+        c = rounded(kind.at(count), count + 1, compute)
+        return [*(get(c) for get in getters), *takes.constants]
+
+    return asked

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..coefficients import Coefficients
 from ..leaf import Leaf, Update
@@ -87,8 +87,17 @@ class Plan(Protocol):
         ...
 
 
+class Takes(NamedTuple):
+    """The scalars that a launch takes: coefficients, by path, and behind them constants."""
+
+    paths: Sequence[str]
+    constants: Sequence[float] = ()
+
+
 class QuickPlan(Plan, Protocol):
     """A plan that can do a step like the one before it the short way."""
+
+    takes: Takes
 
     def look(self, grads: Sequence[Any]) -> Sequence[Any] | None:
         """For each leaf of the plan what `launch` needs of its gradient, from those of all leaves.

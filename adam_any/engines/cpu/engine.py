@@ -26,7 +26,7 @@ from ...memory import Written, order
 from ...words import named
 from ..kernels.program import Kind, Traced
 from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
-from ..protocol import Unfinished
+from ..protocol import Takes, Unfinished
 from . import compiler, tiles
 from .adder import Adder
 from .payoff import Payoff
@@ -86,6 +86,7 @@ class Plan:
         self._kernel = self._payoff.kernel()
         chunk = self._kernel.longest(sum(lengths))
         self._traced, program = traced, traced.program
+        self.takes = Takes(program.coefficients, program.constants)
         state = [addresses(leaf, program.state, program) for leaf in leaves]
         self._table = Table(state, lengths, chunk)
         self._launch = self._kernel.bind(self._table)

@@ -22,7 +22,7 @@ from ..eager import added_up
 from ..kernels.operations import expressions, python
 from ..kernels.program import Program, Traced
 from ..kernels.table import picker
-from ..protocol import Unfinished
+from ..protocol import Takes, Unfinished
 
 SUMMARY = "computed as a Python float"
 
@@ -46,6 +46,7 @@ class Plan:
             leaf.moments = tuple(map(float, leaf.moments))
         self.leaves, self._traced, self._pick = leaves, traced, picker(leaves)
         self._values = traced.program.values
+        self.takes = Takes(traced.program.coefficients, traced.program.constants)
         self._run = function(traced.program, float, math.sqrt)
         self._run_all = function(traced.program, np.float64, np.sqrt)
 
