@@ -195,7 +195,7 @@ class Optimizer:
         leaves = self._contents.leaves
         if self._tree.bare and leaves and type(grads) is type(leaves[0].array):
             return [grads]
-        aligned = self._tree.gradients(grads, stacklevel=5)
+        aligned = self._tree.gradients(grads, stacklevel=6)
         if len(leaves) < len(aligned):
             present = {leaf.index for leaf in leaves}
             for i, g in enumerate(aligned):

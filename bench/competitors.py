@@ -96,8 +96,14 @@ class InPlaceNumPy(Textbook):
 class Torch(Competitor):
     """An optimizer with torch's interface, on tensors that share the arrays' memory."""
 
-    def __init__(self, params: Arrays, grads: Arrays, adam: Callable[..., Any]) -> None:
-        self.tensor = needed("torch").from_dlpack
+    def __init__(
+        self,
+        params: Arrays,
+        grads: Arrays,
+        adam: Callable[..., Any],
+        like: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.tensor = like or needed("torch").from_dlpack
         self.p = [needed("torch").nn.Parameter(self.tensor(p)) for p in params]
         self.give(grads)
         self.adam = adam(self.p, lr=LR, betas=BETAS, eps=EPS)
