@@ -146,7 +146,8 @@ def _cases() -> dict[str, Case]:
     who = {OURS: partial(Ours, like=strided), DENSE: Ours, TEXTBOOK: _strided_textbook}
     cases["strided"] = Case("strided 1M", ON_CPU["1x1M"], who)
     for key in ("1x1k", "1x1M", "200x64x64"):
-        who = {OURS: OnJAX, OPTAX: Optax}
+        kept = partial(Optax, donated=(1,))
+        who = {OURS: OnJAX, OPTAX: Optax, "optax, parameters kept": kept}
         cases[f"jax-{key}"] = Case(f"JAX {ON_CPU[key].title}", ON_CPU[key], who)
     floats = Workload("2x1", "2 floats", ((1,), (1,)))
     cases["floats"] = Case("2 Python floats", floats, {OURS: Floats, NOTEBOOK: Notebook})
