@@ -32,7 +32,7 @@ Function = Callable[[float, float, Sequence[float], Sequence[float]], tuple[floa
 
 def refusal(traced: Traced, leaf: Leaf) -> str | None:
     """The reason why it cannot take the leaf, or None."""
-    return "the rule has an array for it" if leaf.operands else traced.refusal
+    return traced.refusal
 
 
 class Plan:
