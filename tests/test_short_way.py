@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -216,16 +217,25 @@ def test_the_count_is_known_at_any_time() -> None:
     assert seen == [(k, k) for k in range(10)]  # asked once a step, which is not counted yet
 
 
-def test_a_schedule_that_fails_changes_nothing() -> None:
-    def lr(count: int) -> float:
-        return -1.0 if count == 8 else 0.1
+def at_the_ninth(value: float) -> Callable[[int], float]:
+    return lambda count: value if count == 8 else 0.1
 
-    opt = Adam(np.zeros(2), lr=lr)
+
+@pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        (rules.Adam(at_the_ninth(-1.0)), "lr"),
+        (rules.Bounded(rules.Adam(0.1), 0.0, at_the_ninth(-1.0)), "lower"),
+    ],
+)
+def test_a_schedule_that_fails_changes_nothing(rule: Any, names: str) -> None:
+    opt = Optimizer(np.zeros(2), rule)
     for _ in range(8):
         opt.step(np.ones(2))
+    assert shortened(opt)
     before = snapshot(opt)
     for _ in range(2):
-        with pytest.raises(ValueError, match="lr"):
+        with pytest.raises(ValueError, match=names):
             opt.step(np.ones(2))
     assert snapshot(opt) == before
 
