@@ -193,6 +193,43 @@ def test_what_is_refused_is_refused_as_ever(many: int) -> None:
         opt.step(grads)
 
 
+@pytest.mark.parametrize(
+    ("params", "wrong"),
+    [
+        ({"a": np.zeros(2)}, {"a": np.ones(2), "b": np.ones(2)}),
+        ({"a": np.zeros(2), "b": np.zeros(2)}, {"a": np.ones(2), "c": np.ones(2)}),
+        ([np.zeros(2)], [np.ones(2), np.ones(2)]),
+        ([np.zeros(2), np.zeros(2)], [np.ones(2)]),
+    ],
+)
+def test_another_structure_is_refused_as_ever(params: Any, wrong: Any) -> None:
+    several = isinstance(params, dict)
+    same = {key: np.ones(2) for key in params} if several else [np.ones(2) for _ in params]
+    opt = warm(params, same)
+    before = snapshot(opt)
+    with pytest.raises(ValueError, match=r"differs from|missing"):
+        opt.step(wrong)
+    assert snapshot(opt) == before
+
+
+def test_what_is_set_holds_from_the_next_step_on() -> None:
+    p, g = np.zeros(3), np.ones(3)
+    opt = warm(p, g)
+    state, before = opt.state_dict(), p.copy()
+    opt.lr = 1.0
+    for _ in range(LONG + 2):
+        opt.step(g)
+    assert shortened(opt) and p - before == pytest.approx([-1.0 * (LONG + 2)] * 3)
+    opt.load_state_dict(state)
+    assert opt.steps == {"": LONG + 2} and opt.lr == 0.1
+    for _ in range(LONG + 2):
+        opt.step(g)
+    assert shortened(opt) and opt.steps == {"": 2 * (LONG + 2)}
+    opt.reset()
+    opt.step(g)
+    assert opt.steps == {"": 1} and opt.moment("m") == pytest.approx(0.1)
+
+
 def test_a_parameter_that_has_changed_is_found() -> None:
     p = np.zeros(3)
     opt = warm(p, np.ones(3))
