@@ -86,9 +86,9 @@ for ax in axes.flat:
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
-ax.semilogy(way, label="adam_any")
-ax.semilogy(way_gs, label="Gerchberg-Saxton")
-ax.set(xlabel="iterations", ylabel="error of the phase (radians)")
+ax.plot(way, label="adam_any")
+ax.plot(way_gs, label="Gerchberg-Saxton")
+ax.set(xlabel="iterations", ylabel="error of the phase (radians)", ylim=(0, None))
 ax.legend()
 plt.show()
 
