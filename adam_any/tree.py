@@ -87,6 +87,11 @@ class Tree:
         self._warned = False
 
     @property
+    def structure(self) -> optree.PyTreeSpec:
+        """The containers without their leaves, hashable."""
+        return self._spec
+
+    @property
     def bare(self) -> bool:
         """Return whether the whole tree is one leaf."""
         return self._spec.type is None

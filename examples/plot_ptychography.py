@@ -4,9 +4,10 @@ Ptychography: object, beam and positions at once
 
 A narrow beam scans an object, and a camera counts what is diffracted. Out of it come the amplitude
 and the phase of the object, those of the beam, and where the beam really was, since no stage moves
-exactly. ePIE, the textbook's algorithm, takes the positions as they were meant.
+exactly. ePIE, the textbook's algorithm, takes the positions as they were meant; there are
+extensions of it that do not.
 
-Nothing but the pictures needs NumPy itself: with ``import cupy as np`` the arrays are on a GPU.
+All but the pictures is written for either library: for a GPU, ``import cupy as np``.
 """
 
 import matplotlib.pyplot as plt
@@ -17,6 +18,7 @@ from adam_any import Optimizer, rules, schedules
 
 plt.style.use("tableau-colorblind10")
 random = np.random.default_rng(0)
+np.random.seed(0)  # whose permutations CuPy has, too
 
 # %%
 # The photographer is the amplitude of the object, and coins are its phase. The beam is a soft disk
@@ -84,7 +86,7 @@ params = {"object": np.ones_like(truth), "beam": guess.copy(), "shifts": np.zero
 optimizer, way = Optimizer(params, rule), []
 for _ in range(epochs):
     way.append(0)
-    for batch in np.array_split(random.permutation(every), batches):
+    for batch in np.array_split(np.random.permutation(every), batches):
         value, grads = fun(params, batch)
         params = optimizer.step(grads)
         way[-1] += value
@@ -95,7 +97,7 @@ for _ in range(epochs):
 image, probe, way_epie = np.ones_like(truth), guess.copy(), []
 for _ in range(epochs):
     way_epie.append(0)
-    for i in random.permutation(every):
+    for i in np.random.permutation(every):
         patch = image[corners[i, 0] : corners[i, 0] + n, corners[i, 1] : corners[i, 1] + n]
         wave = np.fft.fft2(probe * patch, norm="ortho")
         way_epie[-1] += ((abs(wave) - measured[i]) ** 2).sum()
