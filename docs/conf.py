@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import warnings
 
 import adam_any
@@ -15,7 +16,7 @@ release = version = adam_any.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
     "sphinx.ext.viewcode",
     "numpydoc",
     "myst_parser",
@@ -32,6 +33,8 @@ suppress_warnings = ["myst.xref_missing", "config.cache"]
 # The API, from the docstrings.
 autosummary_generate = True
 autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say what is taken, in words
+templates_path = ["_templates"]
 autodoc_mock_imports = [
     name for name in ("torch", "cupy", "jax", "optax") if importlib.util.find_spec(name) is None
 ]
@@ -68,4 +71,17 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
     "header_links_before_dropdown": 6,
 }
-html_sidebars = {"index": []}
+html_sidebars = {
+    page: [] for page in ("index", "one_minute", "how_do_i", "gallery/*", "how_it_works/*")
+}
+
+
+def setup(app: object) -> None:
+    """Keep initials of authors from being taken for the numbers of a list."""
+    app.connect("autodoc-process-docstring", _escape, priority=900)  # type: ignore[attr-defined]
+
+
+def _escape(
+    app: object, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    lines[:] = [re.sub(r"^(\s*\.\. \[[^\]]+\] )([A-Z]\.)", r"\1\\\2", line) for line in lines]

@@ -6,7 +6,6 @@ A rule states the mathematics of a step, for one element. Everything else is mad
 shows each stage, as the package made it while the page was built.
 """
 
-import inspect
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -41,8 +40,8 @@ class Momentum:
 # As it stands, the engine ``eager`` applies it to the arrays of any library: NumPy, CuPy, torch,
 # Dask. JAX compiles it whole. It is the reference that all others are compared with, to the bit.
 
-x = np.zeros(2)
-print(Optimizer(x, Momentum(), engine="eager").step(np.array([1.0, -2.0])))
+opt = Optimizer(np.zeros(2), Momentum(), engine="eager")
+print(opt.step(np.array([1.0, -2.0])))
 
 # %%
 # 2. The program
@@ -51,9 +50,16 @@ print(Optimizer(x, Momentum(), engine="eager").step(np.array([1.0, -2.0])))
 # or joined: each instruction is one operation of NumPy's, rounded once.
 
 program = Traced(Momentum()).program
-for it in program.instructions:
-    print(f"{it.result:4} = {it.operation:9} {', '.join(it.operands)}")
-print("new", dict(zip(program.state, program.outputs, strict=True)))
+
+
+def show(instructions):
+    for result, operation, operands in instructions:
+        print(f"{result:3} = {operation:8}", *operands)
+
+
+show(program.instructions)
+for name, new in zip(program.state, program.outputs, strict=True):
+    print(name, "becomes", new)
 
 # %%
 # 3. On a CPU
@@ -62,28 +68,25 @@ print("new", dict(zip(program.state, program.outputs, strict=True)))
 # once. Without Numba the same program runs by NumPy, in tiles that fit into the cache.
 
 kind = Kind(program, "float32", "float32", "float32")
-source = numba.numba_source(kind)
-print(source[source.index("@njit") : source.index("@njit", source.index("@njit") + 1)])
+module = numba.numba_source(kind)
+print(module.split("@njit")[1].partition("\n")[2])
 
 # %%
 # 4. On a GPU
 # -----------
 # The same instructions in CUDA C, inside a kernel that walks through a table of all arrays.
 
-source = cuda.cuda_source(kind, cuda.CAPACITIES[0])
-lines = source.splitlines()
-first = next(i for i, line in enumerate(lines) if "c_beta" in line and "=" in line)
-shown = [line for line in lines if any(f" {it.result} =" in line for it in program.instructions)]
-print("\n".join(shown or lines[first : first + 12]))
+for line in cuda.cuda_source(kind, cuda.CAPACITIES[0]).splitlines():
+    if line.strip().startswith("const real t"):
+        print(line.strip())
 
 # %%
 # 5. A wrapper is part of the program
 # -----------------------------------
-# Bounds add two instructions, and no pass over memory.
+# Bounds add four instructions, and no pass over memory.
 
 bounded = Traced(rules.Bounded(Momentum(), 0.0, 1.0)).program
-for it in bounded.instructions[len(program.instructions) :]:
-    print(f"{it.result:4} = {it.operation:9} {', '.join(it.operands)}")
+show(bounded.instructions[len(program.instructions) :])
 
 # %%
 # The whole way
@@ -114,5 +117,3 @@ for start, ends in {(3.3, 1.95): [(4.2, 3.1), (4.2, 1.95), (4.2, 0.8)]}.items():
 for end in ((8.5, 3.1), (8.5, 1.95), (8.5, 0.8)):
     ax.annotate("", end, (7.4, 1.95), arrowprops={"arrowstyle": "->", "color": "#33658a"})
 plt.show()
-
-print(inspect.getdoc(type(program)).splitlines()[0])
