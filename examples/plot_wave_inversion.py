@@ -111,6 +111,7 @@ for ax, (name, image) in zip(axes, (found | {"The truth": truth}).items(), stric
     ax.set(title=name, xlabel="across (m)", xticks=[0, 200, 400])
 axes[0].set(ylabel="depth (m)")
 figure.colorbar(shown, ax=axes, label="speed (m/s)")
+plt.show()
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
