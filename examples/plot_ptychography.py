@@ -122,6 +122,7 @@ for (name, x), (top, bottom) in zip(found.items(), axes.T, strict=True):
     bottom.axis("off")
 figure.colorbar(shown, ax=axes[0], label="amplitude")
 figure.colorbar(phase, ax=axes[1], label="phase (radians)")
+plt.show()
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")

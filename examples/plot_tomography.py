@@ -4,11 +4,11 @@ Tomography from thirty views
 
 A slice of a head, seen from 30 directions where filtered back-projection wants about 400. What is
 missing is put in as knowledge: no tissue has a negative density (``rules.Bounded``), and tissue
-comes in patches (a penalty on the total variation). L-BFGS-B gets the same function and bounds.
+comes in patches (a penalty on the total variation). L-BFGS-B gets the same function, bounds and
+number of evaluations; it goes farther down, to a picture that is just as good.
 """
 
 import sys
-import time
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,7 +63,7 @@ def fun(image):
     length = np.sqrt(dx**2 + dy**2 + 0.01**2)
     divergence = np.diff(dx / length, axis=1, prepend=0) + np.diff(dy / length, axis=0, prepend=0)
     value = 0.5 * (misfit @ misfit) + 2 * length.sum()
-    way.append((time.perf_counter() - began, value, quality(image)))
+    way.append((value, quality(image)))
     return value, (back @ misfit).reshape(n, n) - 2 * divergence
 
 
@@ -73,13 +73,13 @@ def flat(x):  # the same for SciPy
 
 
 filtered = np.maximum(iradon(views.T, angles, filter_name="hann"), 0).astype("float32")
-began, way = time.perf_counter(), []
-rule = rules.Bounded(rules.Adam(schedules.cosine(0.05, 0, steps=100)), lower=0)
-result = minimize(fun, filtered, rule, steps=100)
+way = []
+rule = rules.Bounded(rules.Adam(schedules.cosine(0.08, 0, steps=80)), lower=0)
+result = minimize(fun, filtered, rule, steps=80)
 ours = np.array(way)
-began, way = time.perf_counter(), []
-bounds = [(0, None)] * n**2
-scipy = optimize.minimize(flat, filtered.ravel(), jac=True, method="L-BFGS-B", bounds=bounds)
+way = []
+options = {"jac": True, "bounds": optimize.Bounds(0), "options": {"maxfun": 80}}
+scipy = optimize.minimize(flat, filtered.ravel(), method="L-BFGS-B", **options)
 lbfgs, found = np.array(way), scipy.x.reshape(n, n)
 
 # %%
@@ -95,15 +95,15 @@ if len(sys.argv) > 1:  # the README's picture
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for name, way in {"adam_any": ours, "L-BFGS-B": lbfgs}.items():
-    axes[0].semilogy(way[:, 1], label=name)
-    axes[1].plot(way[:, 2])
+    axes[0].semilogy(way[:, 0], label=name)
+    axes[1].plot(way[:, 1])
 axes[0].set(xlabel="evaluations", ylabel="value")
 axes[1].set(xlabel="evaluations", ylabel="signal-to-noise ratio (dB)")
 axes[0].legend()
 plt.show()
 
 print(
-    f"adam_any {quality(result.x):.2f} dB, value {result.fun:.0f}, in {ours[-1, 0]:.1f} s; "
-    f"L-BFGS-B {quality(found):.2f} dB, value {scipy.fun:.0f}, in {lbfgs[-1, 0]:.1f} s; "
+    f"adam_any {quality(result.x):.2f} dB, value {result.fun:.0f}, in {len(ours)} evaluations; "
+    f"L-BFGS-B {quality(found):.2f} dB, value {scipy.fun:.0f}, in {len(lbfgs)}; "
     f"filtered back-projection {quality(filtered):.2f} dB."
 )

@@ -21,8 +21,7 @@ plt.style.use("tableau-colorblind10")
 
 # %%
 # Cells of 10 m and steps of 2 ms. It becomes faster with depth; a fast and a slow body lie between
-# the wells. Eight more cells on each side, where the
-# layers go on, swallow the waves.
+# the wells. On each side are eight more cells, in which the layers go on and waves are swallowed.
 
 height, width, edge, steps, budget = 64, 48, 8, 200, 40
 depth, across = np.mgrid[:height, :width]
@@ -111,6 +110,7 @@ for ax, (name, image) in zip(axes, (found | {"The truth": truth}).items(), stric
     ax.set(title=name, xlabel="across (m)", xticks=[0, 200, 400])
 axes[0].set(ylabel="depth (m)")
 figure.colorbar(shown, ax=axes, label="speed (m/s)")
+plt.show()
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
@@ -119,4 +119,5 @@ for name, way in ways.items():
 ax.set(xlabel="evaluations", ylabel="error of the speed (m/s)")
 ax.legend()
 plt.show()
-print("; ".join(f"{name} {ways[name][-1]:.0f} m/s in {seconds[name]:.1f} s" for name in ways) + ".")
+errors = (f"{name} {way[-1]:.0f} m/s in {seconds[name]:.1f} s" for name, way in ways.items())
+print(f"From {ways['Adam'][0]:.0f} m/s in {budget} steps: {'; '.join(errors)}.")
