@@ -1,4 +1,4 @@
-"""One word for each habit: `nox -s tests`, `all`, `lint`, `docs` or `build`.
+"""One word for each habit: `nox -s tests`, `all`, `lint`, `docs`, `site` or `build`.
 
 Every session makes its own environment; `nox -R` uses it again, without installing.
 """
@@ -40,6 +40,13 @@ def docs(session: nox.Session) -> None:
     # Modules of libraries that are not installed here, such as CuPy, are left out.
     doctest = ["--doctest-modules", "--doctest-ignore-import-errors", "adam_any"]
     session.run("python", "-m", "pytest", "-q", *doctest, "tests/test_readme.py")
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """Build the site, for which every example is run."""
+    session.install("-e", ".[docs]")
+    session.run("python", "-m", "sphinx", "-qW", "docs", "site")
 
 
 @nox.session

@@ -20,7 +20,8 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 #: What the sdist has, as in pyproject.toml, and what hatchling adds.
-SDIST = ("adam_any/", "bench/", "docs/", "tests/", "noxfile.py", "CHANGELOG.md", "CONTRIBUTING.md")
+SDIST = ("adam_any/", "bench/", "docs/", "examples/", "tests/", "noxfile.py")
+SDIST += ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md")
 ADDED = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", ".gitignore"}
 
 USE = """

@@ -2,11 +2,11 @@
 
 To read the package, begin with `rules.adam` (the mathematics) and `rule` (what a rule is), then
 `wrapper` and `rules.bounded` (a rule that holds a rule), `engines.eager` (applies the rule
-directly), `optimizer` and `contents` (the flow of a step), `groups` and `operands` (which rule and
-which arrays belong to a leaf), `detect` and `libraries` (what an array is), and `engines` (the
-choice for each leaf). From a rule to one pass over memory: `engines.kernels.program`, then `table`;
-on a CPU `engines.cpu.codegen` and `engine`, on a GPU `engines.cuda.codegen` and `engine`. Sums over
-leaves are in `sums`, a whole run in `run`.
+directly), `optimizer` and `contents` (the flow of a step), `short_way` (the flow of a step like the
+one before it), `groups` and `operands` (which rule and which arrays belong to a leaf), `detect` and
+`libraries` (what an array is), and `engines` (the choice for each leaf). From a rule to one pass
+over memory: `engines.kernels.program`, then `table`; on a CPU `engines.cpu.codegen` and `engine`,
+on a GPU `engines.cuda.codegen` and `engine`. Sums over leaves are in `sums`, a whole run in `run`.
 """
 
 from importlib import import_module

@@ -16,8 +16,13 @@ from .groups import Kind
 from .journal import Assignment, Change, Step, Turn
 from .leaf import Leaf, start
 from .memory import Written
+from .short_way import ShortWay, short_way
 from .sums import FINITE, NO_SUMS, Sums, on_host, sums_of
+from .tree import Tree
 from .words import named
+
+#: How many steps alike are made before the short way is looked for, which takes as long as twenty.
+ALIKE = 3
 
 
 class Contents:
@@ -28,7 +33,8 @@ class Contents:
     """
 
     __slots__ = (
-        *("_change", "_number", "_plans", "_sums", "kinds", "leaves", "rule", "torn", "written"),
+        *("_again", "_alike", "_change", "_number", "_plans", "_sums"),
+        *("kinds", "leaves", "rule", "torn", "written"),
     )
 
     def __init__(
@@ -49,6 +55,9 @@ class Contents:
         self.torn = False
         self._change: Change | None = Assignment(values) if values else None
         self._plans: list[Plan] | None = None
+        self._again: ShortWay | None = None
+        #: How many steps in a row might have gone the short way, while there is none.
+        self._alike = 0
         self._number = 0
         #: Whether a rule needs sums over its leaves.
         self._sums = any(kind.traced.terms(False).names for kind in self.kinds)
@@ -72,6 +81,7 @@ class Contents:
         _check_numbers(kinds, self.leaves)
         new = copy.copy(self)
         new.rule, new.kinds = rule, kinds
+        new._again, new._alike = None, 0
         mine = [(leaf.kind, leaf.operands) for leaf in self.leaves]
         if _same(mine, places) and _traced_alike(self.kinds, kinds):
             new.kinds = [
@@ -90,7 +100,7 @@ class Contents:
     def with_state(self, states: Iterable[tuple[Leaf, int, tuple[Any, ...]]]) -> Contents:
         """The same leaves with other step counts and moments."""
         new = copy.copy(self)
-        new._plans = None
+        new._plans = new._again = None
         new.leaves = [
             dataclasses.replace(leaf, steps=steps, moments=moments)
             for leaf, steps, moments in states
@@ -119,7 +129,8 @@ class Contents:
         contents = copy.copy(self)
         contents._change = Assignment(values)
         if not all(map(is_, leaves, self.leaves)):  # else the plans hold, too
-            contents.leaves, contents.written, contents._plans = leaves, _written(leaves), None
+            contents.leaves, contents.written = leaves, _written(leaves)
+            contents._plans = contents._again = None
         return contents
 
     def current_plans(self, engine: str | None) -> list[Plan]:
@@ -130,7 +141,7 @@ class Contents:
         plans = self._plans
         if plans is not None and all([plan.current() for plan in plans]):
             return plans
-        self._plans = None
+        self._plans = self._again = None
         self.leaves = [_with_array(leaf, leaf.array) for leaf in self.leaves]
         self.written = _written(self.leaves)
         stepped = [leaf for leaf in self.leaves if not self.kind(leaf).frozen]
@@ -272,6 +283,46 @@ class Contents:
             step.run()
         finally:
             self.settle()
+
+    def step_again(self, grads: Any) -> bool:
+        """Make a step like the one before it, by the short way.
+
+        False where it must go the long way: then nothing has changed, and no change is under way.
+        """
+        again = self._again
+        if again is None:
+            self.settle()
+            return False
+        if self._change is not again or again.interrupted:
+            self.settle()
+            if self.torn or not again.begin():
+                return False
+            self._change = again
+        number = self._number + 1
+        self._number += again.calls
+        try:
+            if again.step(number, grads):
+                return True
+        except BaseException:  # a schedule's, or an interruption
+            self.settle()
+            raise
+        self.settle()
+        return False
+
+    def count(self) -> None:
+        """Write down in the leaves how many steps they have had."""
+        if self._again is not None and self._change is self._again:
+            self._again.count()
+
+    def find_short_way(self, tree: Tree, grads: Sequence[Any]) -> None:
+        """Note that a step like this might have gone the short way; look for it after a few."""
+        plans = self._plans
+        if plans is None or self._alike == ALIKE:
+            return
+        if all(grads[leaf.index] is not None for plan in plans for leaf in plan.leaves):
+            self._alike += 1
+            if self._alike == ALIKE:
+                self._again = short_way(tree, self.kinds, plans)
 
     def settle(self) -> None:
         """Complete the change under way, if there is one, or drop it."""

@@ -103,6 +103,24 @@ def alone(method: Method) -> Method:
     return cast(Method, entered)
 
 
+def alone_in_step(method: Method) -> Method:
+    """The same for `step`, which settles what it must: a small step takes a tenth less so."""
+
+    @wraps(method)
+    def step(self: Any, grads: Any) -> Any:
+        free = self._free
+        try:
+            del free[0]
+        except IndexError:
+            raise RuntimeError(BUSY) from None
+        try:
+            return method(self, grads)
+        finally:
+            free[:] = FREE
+
+    return cast(Method, step)
+
+
 #: The content of the list while nobody is in a call.
 FREE = (None,)
 

@@ -17,7 +17,7 @@ from typing import Any
 from . import check, engines, groups, nonfinite
 from . import rule as rules
 from .contents import Contents, leaf_of
-from .journal import FREE, alone
+from .journal import FREE, alone, alone_in_step
 from .rule import Rule
 from .state import state_dict
 from .state.state_dict import Restored
@@ -115,7 +115,7 @@ class Optimizer:
         ]
         self._contents = Contents(rule, leaves)
 
-    @alone
+    @alone_in_step
     def step(self, grads: Any) -> Any:
         """Update the parameters once.
 
@@ -149,6 +149,12 @@ class Optimizer:
         UserWarning
             The first time that every gradient is None.
         """
+        if not self._contents.step_again(grads):
+            self._step(grads)
+        return self._current()
+
+    def _step(self, grads: Any) -> None:
+        """The long way of a step."""
         contents = self._whole()
         aligned = self._align(grads)
         plans = contents.current_plans(self._engine)
@@ -168,21 +174,32 @@ class Optimizer:
                 raise ValueError(nonfinite.message(bad, aligned[bad.index]))
             if bad is not None:
                 self._skipped += 1
-                return self.params
+                return
         turns = [
             turn
             for plan, mine in zip(plans, gathered, strict=True)
             for turn in contents.turns(plan, mine, aligned, sums)
         ]
         contents.step(turns, aligned)
-        return self.params
+        if not contents.asks(finite) and len(contents.leaves) == len(aligned):
+            contents.find_short_way(self._tree, aligned)
+
+    def _current(self) -> Any:
+        """The parameters as they are now."""
+        leaves = self._contents.leaves
+        if self._tree.bare and leaves:
+            return leaves[0].array
+        arrays: list[Any] = [None] * len(self._tree.paths)
+        for leaf in leaves:
+            arrays[leaf.index] = leaf.array
+        return self._tree.build(arrays)
 
     def _align(self, grads: Any) -> list[Any]:
         """The gradients in the order of the tree's leaves."""
         leaves = self._contents.leaves
         if self._tree.bare and leaves and type(grads) is type(leaves[0].array):
             return [grads]
-        aligned = self._tree.gradients(grads, stacklevel=5)
+        aligned = self._tree.gradients(grads, stacklevel=6)
         if len(leaves) < len(aligned):
             present = {leaf.index for leaf in leaves}
             for i, g in enumerate(aligned):
@@ -198,13 +215,8 @@ class Optimizer:
         projection. They are copied into arrays that can be written, which stay the same objects;
         what cannot be written is replaced. Moments and step counts stay.
         """
-        leaves = self._settled().leaves
-        if self._tree.bare and leaves:
-            return leaves[0].array
-        arrays: list[Any] = [None] * len(self._tree.paths)
-        for leaf in leaves:
-            arrays[leaf.index] = leaf.array
-        return self._tree.build(arrays)
+        self._settled()
+        return self._current()
 
     @params.setter
     @alone
@@ -501,17 +513,20 @@ class Optimizer:
         """The contents, after what an interruption has left to do; not during a call."""
         if self._free:
             self._contents.settle()
+        else:
+            self._contents.count()
         return self._contents
 
     def _whole(self) -> Contents:
         """The contents; RuntimeError after a step that was interrupted in its middle."""
-        if self._contents.torn:
+        contents = self._settled()
+        if contents.torn:
             raise RuntimeError(
                 "this optimizer was interrupted in the middle of a step, so its parameters and "
                 "moments do not belong together; load a file, which has both; or put the "
                 "parameters back, and load moments with load_state_dict"
             )
-        return self._contents
+        return contents
 
 
 _policy = nonfinite.policy  # where a keyword of the same name hides the module

@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 import optree
@@ -86,6 +87,11 @@ class Tree:
         self._warned = False
 
     @property
+    def structure(self) -> optree.PyTreeSpec:
+        """The containers without their leaves, hashable."""
+        return self._spec
+
+    @property
     def bare(self) -> bool:
         """Return whether the whole tree is one leaf."""
         return self._spec.type is None
@@ -133,6 +139,30 @@ class Tree:
         if leaves is None:
             leaves = self._flatten_like(tree)
         return self._descend(tree, what) if leaves is None else leaves
+
+    def quick(self) -> Callable[[Any], Sequence[Any] | None]:
+        """A function that gives the leaves of a tree of just this structure; of others, None."""
+        kind, number, entries = self._spec.type, self._spec.num_leaves, self._spec.entries()
+        if kind is None:
+            return lambda tree: (tree,)
+        if number != self._spec.num_children or kind not in (dict, *SEQUENCES):
+            return self._flatten_known
+        if kind is not dict:
+            return lambda tree: (
+                cast("Sequence[Any]", tree) if type(tree) is kind and len(tree) == number else None
+            )
+        pick = itemgetter(*entries) if number > 1 else lambda tree: (tree[entries[0]],)
+
+        def values(tree: Any) -> Sequence[Any] | None:
+            if type(tree) is not dict or len(tree) != number:
+                return None
+            try:
+                found: Sequence[Any] = pick(tree)
+            except KeyError:
+                return None
+            return found
+
+        return values
 
     def _flatten_known(self, tree: Any) -> list[Any] | None:
         """The leaves of a tree with this structure and leaves of classes seen before; else None.

@@ -96,8 +96,14 @@ class InPlaceNumPy(Textbook):
 class Torch(Competitor):
     """An optimizer with torch's interface, on tensors that share the arrays' memory."""
 
-    def __init__(self, params: Arrays, grads: Arrays, adam: Callable[..., Any]) -> None:
-        self.tensor = needed("torch").from_dlpack
+    def __init__(
+        self,
+        params: Arrays,
+        grads: Arrays,
+        adam: Callable[..., Any],
+        like: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.tensor = like or needed("torch").from_dlpack
         self.p = [needed("torch").nn.Parameter(self.tensor(p)) for p in params]
         self.give(grads)
         self.adam = adam(self.p, lr=LR, betas=BETAS, eps=EPS)
@@ -125,6 +131,7 @@ class Optax(Competitor):
         grads: Arrays,
         host: Callable[[Any], Any] = np.asarray,
         rule: Callable[[Any], Any] = lambda optax: optax.adam(LR, *BETAS, eps=EPS),
+        donated: tuple[int, ...] = (0, 1),
     ) -> None:
         self.jax, optax = needed("jax"), needed("optax")
         self.new: Callable[[Any], Any] = lambda x: self.jax.numpy.array(host(x))
@@ -134,7 +141,7 @@ class Optax(Competitor):
             change, state = adam.update(grads, state, params)
             return optax.apply_updates(params, change), state
 
-        self.update = self.jax.jit(update, donate_argnums=(0, 1))
+        self.update = self.jax.jit(update, donate_argnums=donated)
         self.p = [self.new(p) for p in params]
         self.state = adam.init(self.p)
         self.give(grads)

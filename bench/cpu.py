@@ -11,12 +11,14 @@ from adam_any.engines.cpu import payoff
 from . import figures, machine
 from .competitors import CPU, FAMILY, Make
 from .harness import Tick, compare
-from .results import OTHER_RULES, WRAPPED_TIME, Comparison, Report
+from .kinds import KINDS, LOOPS, looping
+from .results import LOOP_TIME, OTHER_KINDS, OTHER_RULES, WRAPPED_TIME, Comparison, Report
 from .workloads import ON_CPU, Workload
 from .wrapped import WRAPPED
 
 OTHERS, WRAPPERS, SUBNORMALS, FIGURES = "rules", "wrappers", "subnormals", "figures"
-PARTS = (*ON_CPU, OTHERS, WRAPPERS, SUBNORMALS, FIGURES)
+ARRAYS, WHOLE_LOOPS = "kinds", "loops"
+PARTS = (*ON_CPU, OTHERS, WRAPPERS, ARRAYS, WHOLE_LOOPS, SUBNORMALS, FIGURES)
 LARGEST = ("1x64M",)  # left out of a quick run
 
 
@@ -32,6 +34,12 @@ def run(parts: Iterable[str], *, threads: int, rounds: int, turn: float, tick: T
         elif part == WRAPPERS:
             made = comparison(ON_CPU["1x16M"], WRAPPED, rounds, turn, tick)
             report.comparisons.append(replace(made, measure=WRAPPED_TIME))
+        elif part in (ARRAYS, WHOLE_LOOPS):
+            cases = KINDS.items() if part == ARRAYS else ((key, looping(key)) for key in LOOPS)
+            for key, (title, workload, who) in cases:
+                made = comparison(workload, who, rounds, turn, tick)
+                measure = OTHER_KINDS if part == ARRAYS else LOOP_TIME
+                report.comparisons.append(replace(made, key=key, title=title, measure=measure))
         elif part == OTHERS:
             for name, rows in FAMILY.items():
                 made = comparison(ON_CPU["1x16M"], rows, rounds, turn, tick)

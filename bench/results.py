@@ -13,6 +13,8 @@ FORMAT = 2
 #: What a comparison compares: by the one clock of a CPU, or by one of the three of `gpu`.
 TIME = "Time of a step"
 WRAPPED_TIME = "Time of a step, with what is put around Adam"
+OTHER_KINDS = "Time of a step, other arrays"
+LOOP_TIME = "Time of an iteration, its gradient and its step"
 OTHER_RULES = "Time of a step of 1 × 16 M, other rules"
 DEVICE_TIME, HOST_TIME, END_TO_END = "Device time", "Host time", "Time end to end"
 

@@ -74,8 +74,8 @@ def gpt2() -> Iterator[Shape]:
 
 
 def _one(name: str) -> Workload:
-    number, unit = name.split()
-    elements = int(number) * {"k": 1_000, "M": 1_000_000}[unit]
+    number, _, unit = name.partition(" ")
+    elements = int(number) * {"": 1, "k": 1_000, "M": 1_000_000}[unit]
     return Workload(f"1x{number}{unit}", f"1 × {name}", ((elements,),))
 
 
@@ -85,7 +85,11 @@ _MANY = (
     Workload("resnet50", "ResNet-50", tuple(resnet50())),
     Workload("gpt2", "GPT-2 small", tuple(gpt2())),
 )
-_ON_CPU = (*map(_one, ("1 k", "100 k", "1 M", "16 M", "64 M")), *_MANY)
+_TWO = Workload("2x100", "2 × 100", ((100,), (100,)))
+_ON_CPU = (
+    *map(_one, ("1", "100", "1 k", "10 k", "100 k", "1 M", "4 M", "16 M", "64 M")),
+    *(_TWO, *_MANY),
+)
 _ZEROS = dataclasses.replace(
     _one("100 M"), key="1x100M-zeros", title="1 × 100 M, zeros", zeros=True
 )

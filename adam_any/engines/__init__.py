@@ -56,7 +56,7 @@ def choose(kind: Kind, leaf: Leaf, engine: str | None) -> Choice:
     else:
         name, why = _chosen(kind.traced, leaf, engine)
         # The summary may import a compiler, to say how it will run.
-        reason = load(name).summary() if why is None else why
+        reason = load(name).summary(leaf) if why is None else why
         remark = leaf.library.remark(leaf.array)
         reason = reason if remark is None else f"{reason}; {remark}"
     rule = "None" if kind.frozen else rules.shown(kind.rule)

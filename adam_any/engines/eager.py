@@ -43,7 +43,7 @@ def key(traced: Traced) -> Hashable:
     return id(traced)
 
 
-def summary() -> str:
+def summary(leaf: Leaf) -> str:
     """A line for `explain()`."""
     return "the rule applied directly"
 
@@ -183,7 +183,7 @@ def update(
         p, g = library.computable(p, compute), library.computable(g, compute)
         alone = library.scalars and not p.shape
         if alone:
-            p, g, *moments = (x.reshape(1) for x in (p, g, *moments))
+            p, g, *moments = (library.array(x).reshape(1) for x in (p, g, *moments))
             operands = {path: x.reshape(1) for path, x in operands.items()}
         new, *after = rule.update(xp, known(library, p, c, operands), p, g, *moments)
         # A moment that is the parameter or gradient itself would change with it.

@@ -3,7 +3,7 @@
 An engine is a module with three functions and a class:
 
 - `refusal(traced, leaf)` says in words why it cannot take a leaf, or returns None.
-- `summary()` describes in words how it runs the leaves that it takes.
+- `summary(leaf)` describes in words how it runs a leaf that it takes.
 - `key(traced)` is equal for rules that may share a plan.
 - `Plan(traced, leaves)` prepares for leaves of one backend what does not change between steps.
 - `Plan.current` says whether what it has prepared still holds; if not, plans are made anew.
@@ -13,6 +13,7 @@ An engine is a module with three functions and a class:
   replaced ones come back as updates, which the optimizer assigns once every plan has succeeded.
 - `Plan.finish` is asked about a step that was interrupted.
 - A plan that writes in place, or consumes its moments, says so: it is stepped after all others.
+- `QuickPlan.look` and `launch` are the two halves of a step like the one before (`short_way`).
 - Gradients are never written, and None among them leaves p and the moments as they are.
 """
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..coefficients import Coefficients
 from ..leaf import Leaf, Update
@@ -86,6 +87,32 @@ class Plan(Protocol):
         ...
 
 
+class Takes(NamedTuple):
+    """The scalars that a launch takes: coefficients, by path, and behind them constants."""
+
+    paths: Sequence[str]
+    constants: Sequence[float] = ()
+
+
+class QuickPlan(Plan, Protocol):
+    """A plan that can do a step like the one before it the short way."""
+
+    takes: Takes
+
+    def look(self, grads: Sequence[Any]) -> Sequence[Any] | None:
+        """For each leaf of the plan what `launch` needs of its gradient, from those of all leaves.
+
+        None for a doubt: a parameter is not what it was, or a gradient cannot be read in place.
+        """
+        ...
+
+    def launch(
+        self, number: int, scalars: Sequence[float], gradients: Sequence[Any]
+    ) -> list[Update]:
+        """Update every leaf of which something was found, 0 being nothing; it does not fail."""
+        ...
+
+
 class Engine(Protocol):
     """A module of this package."""
 
@@ -93,7 +120,7 @@ class Engine(Protocol):
         """The reason why the engine cannot take the leaf, or None."""
         ...
 
-    def summary(self) -> str:
+    def summary(self, leaf: Leaf) -> str:
         """A line for `explain()` about how the engine runs a leaf."""
         ...
 

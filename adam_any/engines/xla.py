@@ -35,7 +35,8 @@ from ..sums import Terms
 from ..words import at
 from .eager import operands_of, replaced
 from .kernels.program import Traced
-from .protocol import Unfinished
+from .kernels.table import picker
+from .protocol import Takes, Unfinished
 
 
 def refusal(traced: Traced, leaf: Leaf) -> str | None:
@@ -52,7 +53,7 @@ def key(traced: Traced) -> Hashable:
     return id(traced)
 
 
-def summary() -> str:
+def summary(leaf: Leaf) -> str:
     """A line for `explain()`."""
     return "one compiled call for all leaves, moments donated"
 
@@ -68,6 +69,10 @@ class Plan:
         self._compute = leaves[0].backend.compute
         self._traced, self._names = traced, traced.names
         self._facts = traced.names, traced.conditions, tuple(traced.operands)
+        self.takes = Takes(traced.names)
+        self._pick = picker(leaves)
+        #: What is known of each gradient of the last step, if it was taken as it is.
+        self._known: list[Any] = []
         self._calls = {
             inside: _call(cast(Hashable, traced.rule), inside, self._compute, *self._facts)
             for inside in {False, bool(traced.scales)}
@@ -91,7 +96,21 @@ class Plan:
         for count in {leaf.steps for leaf, g in pairs if g is not None}:
             turn = [g if leaf.steps == count else None for leaf, g in pairs]
             self._compile(bool(self._traced.scales), self._arguments(turn)[1])
+        self._known = [
+            None if g is None or g is not grads[leaf.index] else _known(g) for leaf, g in pairs
+        ]
         return gathered
+
+    def look(self, grads: Sequence[Any]) -> Sequence[Any] | None:
+        """The gradients, if they are like those of the last step in all that is compiled for."""
+        if LIBRARY.unable(self.leaves[0].backend.dtype) is not None:
+            return None
+        mine = self._pick(grads)
+        for leaf, g, known in zip(self.leaves, mine, self._known, strict=True):
+            p = leaf.array
+            if type(g) is not type(p) or _known(g) != known or g.is_deleted() or p.is_deleted():
+                return None
+        return mine
 
     def _compile(self, inside: bool, arguments: tuple[list[Any], ...]) -> None:
         self._calls[inside].compile(np.zeros(len(self._names), self._compute), *arguments)
@@ -130,8 +149,16 @@ class Plan:
 
     def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Run the compiled rule on every leaf that has a gradient; with their sums, if need be."""
+        return self._run(self._scalars(c), not self._knows(c), grads)
+
+    def launch(
+        self, number: int, scalars: Sequence[float], gradients: Sequence[Any]
+    ) -> list[Update]:
+        """Run the compiled rule on every leaf that has a gradient."""
+        return self._run(np.array(scalars, self._compute), False, gradients)
+
+    def _run(self, scalars: Any, inside: bool, grads: Sequence[Any]) -> list[Update]:
         leaves, arguments = self._arguments(grads)
-        scalars, inside = self._scalars(c), not self._knows(c)
         with jax.transfer_guard_host_to_device("allow"):  # they are ours, and no surprise
             new = self._calls[inside].jitted(scalars, *arguments)
         return [
@@ -272,6 +299,11 @@ def _gradient(leaf: Leaf, g: Any) -> Any:
                 "deleted it; pass an array that still exists"
             )
     return _beside(leaf.array, g)
+
+
+def _known(g: Any) -> tuple[Any, ...]:
+    """All that a compiled call depends on; objects that are most often the same ones."""
+    return g.aval, g.sharding, g.committed
 
 
 def _strong(x: Any) -> Any:

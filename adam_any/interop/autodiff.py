@@ -47,7 +47,7 @@ def value_and_grad(f: Callable[[Any], Any], by: str | None = None) -> Callable[[
         It takes a tree of parameters, and returns ``(value, grads)``, as `minimize` needs it. The
         gradient of a complex parameter points uphill, dL/dRe + i dL/dIm, whoever differentiates. A
         parameter that the value does not depend on has a gradient of zeros. The `grad` of tensors
-        is left alone.
+        is left alone. Where `f` is compiled by `jax.jit`, so are its gradients.
 
     Raises
     ------
@@ -72,6 +72,7 @@ def value_and_grad(f: Callable[[Any], Any], by: str | None = None) -> Callable[[
         raise TypeError(f"f is {shown(f)}; it must be a callable")
     if by not in (None, "jax", "torch", "autograd"):
         raise ValueError(f"by is {shown(by)}; it must be 'jax', 'torch', 'autograd' or None")
+    compiled: dict[Any, Callable[[Any], Any]] = {}
 
     def evaluated(params: Any) -> tuple[Any, Any]:
         tree, leaves = flatten(params)
@@ -84,6 +85,8 @@ def value_and_grad(f: Callable[[Any], Any], by: str | None = None) -> Callable[[
                 "in fun by hand, or pass parameters of JAX, torch or NumPy"
             )
         _needed(who, library)
+        if who == "jax":
+            return _by_jax(f, tree, leaves, library, compiled)
         found: tuple[Any, Any] = _WAYS[who](f, tree, leaves, library)
         return found
 
@@ -116,14 +119,26 @@ def _needed(who: str, library: str) -> None:
         ) from None
 
 
-def _by_jax(f: Callable[[Any], Any], tree: Tree, leaves: list[Any], library: str) -> Any:
+def _by_jax(
+    f: Callable[[Any], Any],
+    tree: Tree,
+    leaves: list[Any],
+    library: str,
+    compiled: dict[Any, Callable[[Any], Any]],
+) -> tuple[Any, Any]:
+    """By JAX; `compiled` keeps the gradients of a compiled function for each structure."""
     import jax
 
     own = library == "jax"
+    differentiated = compiled.get(tree.structure)
+    if differentiated is None:
+        differentiated = jax.value_and_grad(lambda xs: f(tree.build(xs)))
+        if isinstance(f, jax.stages.Wrapped):  # else each call would take several times as long
+            differentiated = compiled[tree.structure] = jax.jit(differentiated)
     # float64 would become float32 without it, silently.
     with contextlib.nullcontext() if own else jax.enable_x64(True):
         given = [x if own or x is None else jax.numpy.asarray(x) for x in leaves]
-        value, grads = jax.value_and_grad(lambda xs: f(tree.build(xs)))(given)
+        value, grads = differentiated(given)
         grads = [g if g is None or not is_complex(g) else jax.numpy.conj(g) for g in grads]
         if own:
             return value, tree.build(grads)
@@ -185,4 +200,4 @@ NOTHING = (
     "own (torch.func.functional_call(model, params, x) does)"
 )
 
-_WAYS = {"jax": _by_jax, "torch": _by_torch, "autograd": _by_autograd}
+_WAYS = {"torch": _by_torch, "autograd": _by_autograd}

@@ -113,7 +113,7 @@ def torch_optimizer(rule: Any = None) -> Any:
             elif opt.rule != now:
                 opt.rule = now
             opt.step([p.grad for p in params])
-            for leaf in opt._contents.leaves:
+            for leaf in opt._settled().leaves:
                 p = params[leaf.index]
                 if p.grad is not None:
                     self.state[p] = _shown(leaf, now)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ctypes import addressof, c_char
-from typing import Any, cast
+from typing import Any
 
 import array_api_compat.numpy
 import numpy as np
 
 from ..memory import Extent, same_order
 from ..words import a
-from . import Library
+from . import Library, numpy_objects
 
 #: Elements that `largest` looks at, twice, while they are in the core's cache. Measured at 16
 #: million float32: 65536 and 131072 are equally fast, 8192 and 1 million 1.4 to 1.8 times slower.
@@ -131,53 +130,35 @@ class NumPy(Library):
 
 
 class Addresses:
-    """Finds the gradients of NumPy parameters.
-
-    The buffer protocol gives an address five times faster than `__array_interface__` (0.2 us), and
-    vouches for C order; it asks for arrays that can be written, and others go the slower way.
-    """
+    """Finds the gradients of NumPy parameters, if these are in C order and have elements."""
 
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
         self._params = params
-        self._shapes = [p.shape for p in params]
-        self._dtype, self._lent = params[0].dtype, _lent(params[0])
-        self._plain = all(type(p) is np.ndarray and p.flags.c_contiguous and p.size for p in params)
-        self._misaligned = itemsize - 1
+        self._finder: numpy_objects.Few | None = None
+        plain = all(type(p) is np.ndarray and p.flags.c_contiguous and p.size for p in params)
+        if plain and numpy_objects.understood():
+            many = len(params) >= numpy_objects.MANY
+            kind = numpy_objects.Many if many else numpy_objects.Few
+            self._finder = kind([p.shape for p in params], params[0].dtype)
         self._facts = self._now()
 
     def find(self, grads: Sequence[Any]) -> list[int | None]:
-        return self._plain_addresses(grads) if self._plain else [None] * len(grads)
+        return [None] * len(grads) if self._finder is None else self._finder.find(grads)
 
     def moved(self) -> bool:
         """Return whether a parameter has other memory, or another meaning.
 
         It has after `p.resize(n)`, `p.strides = s`, `p.flags.writeable = False`.
         """
-        return self._now() != self._facts
+        return bool(self._now() != self._facts)
 
     def written(self, grads: Sequence[Any]) -> None:
         pass  # NumPy keeps no record of writes.
 
-    def _now(self) -> list[Any]:
-        if self._plain:
-            return self._plain_addresses(self._params)
+    def _now(self) -> Any:
+        if self._finder is not None:
+            return self._finder.find(self._params, numpy_objects.WRITABLE)
         return [(p.__array_interface__, p.strides, p.flags.writeable) for p in self._params]
-
-    def _plain_addresses(self, arrays: Sequence[Any]) -> list[int | None]:
-        found: list[int | None] = [None] * len(arrays)
-        misaligned, dtype = self._misaligned, self._dtype
-        for k, (x, shape) in enumerate(zip(arrays, self._shapes, strict=True)):
-            if type(x) is np.ndarray and x.dtype is dtype and x.shape == shape:
-                try:
-                    address = addressof(_buffer(x.view(np.uint16) if self._lent else x))
-                except (TypeError, ValueError, BufferError):
-                    continue  # it cannot be written, or is in another order
-                if not address & misaligned:
-                    found[k] = address
-        return found
-
-
-_buffer = cast(Any, c_char.from_buffer)
 
 
 def _lent(x: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Python floats, computed by NumPy."""
+"""Python floats; where they are computed as arrays, by NumPy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .numpy import NumPy
 
 
 class Python(NumPy):
-    """Python floats; their moments are NumPy arrays."""
+    """Python floats. Their moments are floats, or NumPy arrays with one number."""
 
     def device(self, x: Any) -> Any:
         return "cpu"
@@ -17,7 +17,7 @@ class Python(NumPy):
         return "float64"
 
     def engine(self, device: Any) -> str | None:
-        return None
+        return "cpu"
 
     def accept(self, x: Any, what: str) -> None:
         return  # every float

@@ -242,10 +242,16 @@ def test_moments_lost_in_a_failing_run_are_said_to_be_lost() -> None:
     assert np.asarray(opt.step(g)["w"]).tolist() == pytest.approx([0.7] * 3)
 
 
-def test_arrays_that_another_function_has_consumed_are_named() -> None:
+@pytest.mark.parametrize("before", [0, 5])  # so that the step goes the long way, or the short one
+def test_arrays_that_another_function_has_consumed_are_named(before: int) -> None:
     gone = jnp.ones(3)
     gone.delete()
     opt = Adam({"w": jnp.ones(3)})
+    for _ in range(before):
+        opt.step({"w": jnp.ones(3)})
+    for wrong in (jnp.ones(4), jnp.ones((1, 3)), jnp.float32(1.0)):
+        with refused(opt, ValueError, match=r"'w': the gradient has shape"):
+            opt.step({"w": wrong})
     with refused(opt, ValueError, match=r"'w': the gradient has been donated"):
         opt.step({"w": gone})
     opt.params["w"].delete()

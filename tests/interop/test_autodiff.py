@@ -47,6 +47,16 @@ def test_jax(jax: Any) -> None:
     check(interop.value_and_grad(distance, by="jax")(start()))
 
 
+def test_the_gradients_of_a_compiled_function_are_compiled(jax: Any) -> None:
+    given = interop.value_and_grad(jax.jit(lambda x: (x[0] * jax.numpy.sin(x[1])) ** 2))
+    for container in (list, tuple):  # one after the other, by one function
+        params = container(map(jax.numpy.asarray, (2.0, 0.5)))
+        assert len(jax.make_jaxpr(given)(params).eqns) == 1
+        _, grads = given(params)
+        assert type(grads) is container
+        assert float(grads[0]) == pytest.approx(4 * np.sin(0.5) ** 2, rel=1e-6)
+
+
 def test_torch(torch_: Any) -> None:
     z0 = torch_.tensor(Z0)
 

@@ -7,6 +7,7 @@ import copy
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -361,6 +362,21 @@ def test_a_result_can_be_looked_at(tmp_path: Path) -> None:
     assert "<td style='text-align:left'>all 20 steps" in result._repr_html_()
     shown = result.optimizer._repr_html_()
     assert "Adam" in shown and ">20<" in shown and ">numpy<" in shown
+
+
+def test_a_bar_where_standard_error_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pty", reason="Windows has no such terminals")
+    mine, theirs = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("adam_any.run.progress.BAR", 0.0)
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        minimize(square, np.zeros(2), FAST, steps=3)
+        shown = os.read(mine, 1 << 16).decode()
+    os.close(mine)
+    assert "3/3" in shown and "steps/s" in shown and "value" in shown
+    assert shown.endswith("\x1b[2K")  # it has taken itself away
 
 
 def test_lines_where_standard_error_is_a_file(

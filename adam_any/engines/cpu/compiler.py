@@ -88,7 +88,7 @@ class Launch:
 
     def __call__(self, number: int, values: Sequence[float]) -> None:
         """Run the kernel, which is told its number and the scalars."""
-        self._pack(number, values)
+        self._pack(number, *values)
         self._work(self._run, self._address, self._elements)
 
 

@@ -26,7 +26,7 @@ from ...memory import Written, order
 from ...words import named
 from ..kernels.program import Kind, Traced
 from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
-from ..protocol import Unfinished
+from ..protocol import Takes, Unfinished
 from . import compiler, tiles
 from .adder import Adder
 from .payoff import Payoff
@@ -78,6 +78,7 @@ class Plan:
             first.library.addresses([leaf.operands[path] for leaf in leaves], wide)
             for path in traced.program.fields
         ]
+        self._watched = [self._arrays, *self._operands]
         lengths = [leaf.reals for leaf in leaves]
         real, compute = first.dtype.real, first.dtype.compute
         self._kind = Kind(traced.program, real, real, compute)
@@ -85,6 +86,7 @@ class Plan:
         self._kernel = self._payoff.kernel()
         chunk = self._kernel.longest(sum(lengths))
         self._traced, program = traced, traced.program
+        self.takes = Takes(program.coefficients, program.constants)
         state = [addresses(leaf, program.state, program) for leaf in leaves]
         self._table = Table(state, lengths, chunk)
         self._launch = self._kernel.bind(self._table)
@@ -97,8 +99,10 @@ class Plan:
 
     def current(self) -> bool:
         """Return whether parameters are where they were, and another kernel would not pay now."""
-        moved = self._arrays.moved() or any(operands.moved() for operands in self._operands)
-        return not (moved or self._payoff.due())
+        for arrays in self._watched:
+            if arrays.moved():
+                return False
+        return not self._payoff.due()
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
         """For each leaf the address of its gradient, or the gradient where it must be copied."""
@@ -121,6 +125,25 @@ class Plan:
             return g
         return extent.address
 
+    def look(self, grads: Sequence[Any]) -> list[int] | None:
+        """The address of each gradient, if the step is like the one before."""
+        return self._gradients.again(grads) if self.current() else None
+
+    def launch(
+        self, number: int, scalars: Sequence[float], gradients: Sequence[Any]
+    ) -> list[Update]:
+        """Update every leaf that has an address, in place."""
+        self._arrays.written(gradients)  # before, since nothing may be left to do after the launch
+        self._bind(gradients)
+        self._launch(number, scalars)
+        return []
+
+    def _bind(self, grads: Sequence[Any]) -> None:
+        try:
+            self._pack(self._row, 0, *grads)
+        except (struct.error, TypeError):  # one is not an address
+            self._pack(self._row, 0, *(g if type(g) is int else 0 for g in grads))
+
     def add(
         self, finite: bool, c: Coefficients, grads: Sequence[Any]
     ) -> list[Sequence[float] | None]:
@@ -133,13 +156,12 @@ class Plan:
     def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Update every leaf that has a gradient, in place."""
         values = self._values(c)
-        self._arrays.written(grads)  # before, since nothing may be left to do after the launch
-        try:
-            self._pack(self._row, 0, *grads)
-        except (struct.error, TypeError):  # one is not an address
-            self._pack(self._row, 0, *(g if type(g) is int else 0 for g in grads))
-            if which := [k for k, g in enumerate(grads) if not (g is None or type(g) is int)]:
-                self._step_copied(number, values, which, grads)
+        which = [k for k, g in enumerate(grads) if not (g is None or type(g) is int)]
+        if not which:
+            return self.launch(number, values, grads)
+        self._arrays.written(grads)
+        self._bind(grads)
+        self._step_copied(number, values, which, grads)
         self._launch(number, values)
         return []
 

@@ -30,7 +30,7 @@ from ...memory import Extent, Written
 from ...words import named
 from ..kernels.program import Kind, Program, Traced
 from ..kernels.table import Gradients, addresses, chunks, match_memory_order, why_not_dense
-from ..protocol import Unfinished
+from ..protocol import Takes, Unfinished
 from . import device
 from .adder import Adder
 from .codegen import ARGUMENT, CAPACITIES, THREADS, cuda_source, layout
@@ -64,7 +64,7 @@ def key(traced: Traced) -> Hashable:
     return traced.program, traced.summing(False)
 
 
-def summary() -> str:
+def summary(leaf: Leaf) -> str:
     """A line for `explain()`."""
     return "one launch for all arrays of a device and dtype, compiled by NVRTC"
 
@@ -91,6 +91,7 @@ class Plan:
         ]
         self._adders: dict[tuple[bool, str], dict[Launch, Adder]] = {}
         self._values = self._program.values
+        self.takes = Takes(self._program.coefficients, self._program.constants)
         self._gradients = Gradients(leaves, self._arrays)
         self._launches = [
             Launch(self._traced, self._program, leaves, slice(first, first + CAPACITIES[-1]))
@@ -117,17 +118,27 @@ class Plan:
         self._bind_to(self._device.stream())
         return found
 
+    def look(self, grads: Sequence[Any]) -> list[int] | None:
+        """The address of each gradient, if the step is like the one before."""
+        if not self.current():
+            return None
+        self._refuse_capture()
+        found = self._gradients.again(grads)
+        if found is not None:
+            self._bind_to(self._device.stream())
+        return found
+
     def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
         """The address of one gradient, or what must be kept until the launch."""
         check.gradient(leaf.path, leaf.backend, leaf.shape, g)
         near = leaf.library.beside(leaf.array, g)  # in which all processes take part
         if not leaf.reals:
             return 0
+        real = _real(g)
+        self._prepare(real)
         if near is not g:
             return self._copied(leaf, near)
         extent = cast(Extent, leaf.library.extent(g))
-        real = _real(g)
-        self._prepare(real)
         spoilt = written.spoils(extent, leaf.extent)
         if spoilt or not self._library.readable(leaf.array, g):
             return self._copied(leaf, g)
@@ -169,18 +180,23 @@ class Plan:
 
     def step(self, number: int, c: Coefficients, grads: Sequence[Any]) -> list[Update]:
         """Update every leaf that has a gradient, in place."""
-        values = self._values(c)
+        return self.launch(number, self._values(c), grads)
+
+    def launch(
+        self, number: int, scalars: Sequence[float], gradients: Sequence[Any]
+    ) -> list[Update]:
+        """Queue the update of every leaf of which something was found."""
         calls = [
             (launch, _signed(number, k), self._kernels[real][i], addresses)
             for i, launch in enumerate(self._launches)
-            for k, (real, addresses) in enumerate(self._by_dtype(grads[launch.leaves]))
+            for k, (real, addresses) in enumerate(self._by_dtype(gradients[launch.leaves]))
             if launch.blocks  # else all its leaves are empty
         ]
         self._calls = number, [(launch, signed) for launch, signed, _, _ in calls]
-        self._arrays.written(grads)  # before, since nothing may be left to do after the launch
+        self._arrays.written(gradients)  # before, since nothing may be left to do after the launch
         with self._device.here:
             for launch, signed, kernel, addresses in calls:
-                launch(kernel, self._stream, signed, values, addresses)
+                launch(kernel, self._stream, signed, scalars, addresses)
         return []
 
     def finish(self, number: int) -> list[Update] | Unfinished:
