@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import is_
 from typing import Any
 
-from . import check, coefficients, engines, groups
+from . import agreement, check, coefficients, engines, groups
 from . import rule as rules
 from .coefficients import Coefficients
 from .engines.protocol import Plan
@@ -119,6 +119,7 @@ class Contents:
             new = _with_array(own, x)
             if own.backend.writable:
                 new = leaf if own.backend == leaf.backend else own
+                x = leaf.library.beside(leaf.array, x)
                 if x is not leaf.array:
                     extent = leaf.library.extent(x)
                     if extent is not None and self.written.spoils(extent, None):
@@ -221,11 +222,22 @@ class Contents:
                 for leaf, values in zip(plan.leaves, plan.add(finite, c, these), strict=True):
                     if values is not None:
                         found[leaf.index] = sums_of(terms.names, values)
+        agreement.reach(self.leaves, self._sum_names(finite), found)
         if finite:
             for leaf in self.leaves:
                 if leaf.index in found and getattr(found[leaf.index], FINITE) != 0:
                     return NO_SUMS, leaf
         return (self._scales(found) if self.asks(False) else NO_SUMS), None
+
+    def abstain(self, finite: bool) -> None:
+        """Tell other processes, which wait for sums, that gradients are refused here."""
+        if self.asks(finite):
+            agreement.abstain(self.leaves, self._sum_names(finite))
+
+    def _sum_names(self, finite: bool) -> list[tuple[str, ...]]:
+        """The names of the sums of each leaf."""
+        kinds = [() if kind.frozen else kind.traced.terms(finite).names for kind in self.kinds]
+        return [kinds[leaf.kind] for leaf in self.leaves]
 
     def _apart(self, plan: Plan, calls: Mapping[tuple[int, int], None]) -> bool:
         """Return whether a plan has one call, and its sums are of its own leaves alone."""

@@ -28,6 +28,7 @@ CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "python": ("builtins", ()),  # its floats, of which NumPy's float64 is a subclass
     "numpy": ("numpy", ("ndarray", "generic")),
     "cupy": ("cupy", ("ndarray",)),
+    "dtensor": ("torch.distributed.tensor", ("DTensor",)),  # which are Tensors, too
     "torch": ("torch", ("Tensor",)),
     "jax": ("jax", ("Array",)),
     "dask": ("dask.array", ("Array",)),

@@ -15,7 +15,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from . import check, coefficients, detect, groups, rule_check
+from . import agreement, check, coefficients, detect, groups, rule_check
 from . import rule as rules
 from .coefficients import Coefficients, bound, nested
 from .dtypes import name_of
@@ -88,7 +88,7 @@ def init(params: Any, rule: Spec | None = None) -> State:
         counts[leaf.index] = leaf.library.counter(leaf.array)
         begun = start(kind.traced.rule, leaf.backend.compute, leaf.array)
         for name, x in zip(kind.rule.moments, begun, strict=True):
-            moments[name][leaf.index] = x
+            moments[name][leaf.index] = leaf.library.whole(leaf.array, x)
     return State(tree.build(counts), {name: tree.build(x) for name, x in moments.items()})
 
 
@@ -161,15 +161,18 @@ def step(
         leaf.moments = tuple(columns[name][leaf.index] for name in own)
         for name, x in zip(own, leaf.moments, strict=True):
             _check_moment(leaf, name, x)
+        leaf.moments = tuple(
+            leaf.library.part(leaf.library.beside(leaf.array, x)) for x in leaf.moments
+        )
         if g is not None and not kinds[kind].frozen:
-            calls.append(_Call(kinds[kind], leaf, g))
+            calls.append(_Call(kinds[kind], leaf, leaf.library.beside(leaf.array, g)))
     new, counts = list(arrays), tree.align(state.step, "state")
     for call, scales in zip(calls, _scales(calls), strict=True):
         i = call.leaf.index
         new[i], *after = call.run(scales)
         counts[i] = call.leaf.steps + 1
         for name, x in zip(call.kind.rule.moments, after, strict=True):
-            columns[name][i] = x
+            columns[name][i] = call.leaf.library.whole(call.leaf.array, x)
     return tree.build(new), State(
         tree.build(counts), {name: tree.build(x) for name, x in columns.items()}
     )
@@ -267,6 +270,9 @@ class _Call:
 def _scales(calls: Sequence[_Call]) -> list[dict[str, Any]]:
     """For each call the coefficients that its rule makes of sums."""
     sums = [call.sums() if call.terms.names else None for call in calls]
+    whole = {call.leaf.index: x for call, x in zip(calls, sums, strict=True) if x is not None}
+    agreement.reach([call.leaf for call in calls], [call.terms.names for call in calls], whole)
+    sums = [whole.get(call.leaf.index) for call in calls]
     found: list[dict[str, Any]] = []
     for call, mine in zip(calls, sums, strict=True):
         if mine is None:

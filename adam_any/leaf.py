@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -51,8 +50,8 @@ class Leaf:
 
     @property
     def reals(self) -> int:
-        """The number of real numbers of the parameter, and of each moment."""
-        return math.prod(self.shape) * (2 if self.dtype.complex else 1)
+        """The number of real numbers of the parameter, and of each moment, that are held here."""
+        return self.library.elements(self.array) * (2 if self.dtype.complex else 1)
 
     def copy(self, rule: Rule, lost: bool) -> Leaf:
         """The same state in memory of its own; where moments are lost, those of the start."""

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .dtypes import DTYPES
 from .leaf import Leaf
 from .words import at
 
@@ -43,7 +44,9 @@ def computed(leaves: Sequence[Leaf], grads: Sequence[Any]) -> list[Any] | None:
 def message(leaf: Leaf, g: Any) -> str:
     """What is wrong with a gradient that is not finite."""
     (peak,) = leaf.library.largest([g])
-    if math.isfinite(peak):
+    if leaf.library.spread and peak < DTYPES[leaf.backend.compute].limit:
+        wrong = "has an infinity, a NaN, or a number too large, in another process"
+    elif math.isfinite(peak):
         wrong = f"has a magnitude of {peak:g}, whose square overflows {leaf.backend.compute}"
     else:
         wrong = "has an infinity or a NaN"

@@ -98,7 +98,7 @@ def array(leaf: Leaf, what: str, x: Any, allowed: Range, look: bool) -> Any:
     check.operand(leaf.path, what, leaf.backend, leaf.shape, x)
     library = leaf.library
     with library.on(leaf.array):
-        new = library.computable(x, leaf.backend.compute)
+        new = library.computable(library.beside(leaf.array, x), leaf.backend.compute)
         if leaf.dtype.complex and not is_complex(x):
             xp = library.namespace(x)
             new = xp.stack([new, new], axis=-1)

@@ -158,8 +158,12 @@ class Optimizer:
         contents = self._whole()
         aligned = self._align(grads)
         plans = contents.current_plans(self._engine)
-        gathered = [plan.gather(aligned, contents.written) for plan in plans]
         sums, finite = NO_SUMS, self._nonfinite != "propagate"
+        try:
+            gathered = [plan.gather(aligned, contents.written) for plan in plans]
+        except Exception:
+            contents.abstain(finite)
+            raise
         if contents.asks(finite):
             computed = nonfinite.computed(contents.leaves, aligned)
             if computed is not None:
@@ -284,7 +288,8 @@ class Optimizer:
             known.update(names)
             if name in names:
                 x = leaf.moments[names.index(name)]
-                found[leaf.index] = leaf.library.paired(x) if leaf.dtype.complex else x
+                x = leaf.library.paired(x) if leaf.dtype.complex else x
+                found[leaf.index] = leaf.library.whole(leaf.array, x)
         if name not in known:
             raise KeyError(f"no rule has the moment {name!r}; there are {sorted(known)}")
         return self._tree.build(found)

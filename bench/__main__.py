@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import cpu, cuda, everything, gpu, machine, rules
+from . import cpu, cuda, everything, gpu, machine, rules, scale
 from .harness import MissingError, Tick
 from .results import Report, load
 
@@ -79,6 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     sweeping.add_argument("--only", nargs="+", choices=rules.NAMES, metavar="RULE")
     sweeping.add_argument("--json", type=_new_file, metavar="FILE", help="all values, as JSON")
 
+    scaling = commands.add_parser("scale", help="steps of many processes, and bytes they send")
+    scaling.set_defaults(command=_scale)
+    scaling.add_argument("--only", nargs="+", choices=scale.ENGINES, metavar="ENGINE")
+    scaling.add_argument("--elements", type=int, default=scale.ELEMENTS, metavar="N")
+    scaling.add_argument("--processes", type=int, nargs="+", default=scale.PROCESSES, metavar="N")
+    scaling.add_argument("--no-paper", action="store_true", help="without what is only planned")
+    scaling.add_argument("--json", type=_new_file, metavar="FILE", help="all values, as JSON")
+
     show = commands.add_parser("show", help="print a saved result again")
     show.set_defaults(command=_show, json=None)
     show.add_argument("result", type=Path, metavar="FILE.json")
@@ -115,6 +123,24 @@ def _rules(options: argparse.Namespace) -> int:
     if options.plot is not None:
         rules.draw(swept, options.plot)
     print(rules.table(swept))
+    return 0
+
+
+def _scale(options: argparse.Namespace) -> int:
+    engines = options.only or scale.ENGINES
+    with _progress(engines) as (turns, tick):
+        rows = scale.run(turns, options.elements, options.processes, tick)
+        planned = {} if options.no_paper else scale.paper(tick)
+    result = {
+        "date": machine.now(),
+        "machine": machine.describe(1),
+        "versions": machine.versions(),
+        "rows": rows,
+        "paper": planned,
+    }
+    if options.json is not None:
+        scale.save(result, options.json)
+    print(scale.table(result))
     return 0
 
 

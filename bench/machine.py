@@ -14,6 +14,7 @@ from .results import Report
 
 PACKAGES = (
     *("numpy", "numba", "torch", "jax", "jaxlib", "optax", "deepspeed", "optree"),
+    *("dask", "distributed", "orbax-checkpoint", "zarr"),
     *("cupy-cuda12x", "cupy-cuda13x", "cuda-bindings"),
     *("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc"),
 )

@@ -57,6 +57,8 @@ def choose(kind: Kind, leaf: Leaf, engine: str | None) -> Choice:
         name, why = _chosen(kind.traced, leaf, engine)
         # The summary may import a compiler, to say how it will run.
         reason = load(name).summary(leaf) if why is None else why
+        remark = leaf.library.remark(leaf.array)
+        reason = reason if remark is None else f"{reason}; {remark}"
     rule = "None" if kind.frozen else rules.shown(kind.rule)
     return Choice(leaf.path, facts.library, str(facts.device), facts.dtype, rule, name, reason)
 

@@ -76,6 +76,7 @@ class Plan:
             g = grads[leaf.index]
             if g is not None:
                 check.gradient(leaf.path, leaf.backend, leaf.shape, g)
+                g = leaf.library.beside(leaf.array, g)
                 extent = leaf.library.extent(g)
                 if extent is not None and written.spoils(extent, leaf.extent):
                     g = leaf.library.copy(g)

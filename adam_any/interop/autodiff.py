@@ -20,7 +20,13 @@ from ..tree import Tree, flatten
 from ..words import named, shown
 
 #: Who differentiates a function of the arrays of each library.
-OWN = {"jax": "jax", "torch": "torch", "numpy": "autograd", "python": "autograd"}
+OWN = {
+    "jax": "jax",
+    "torch": "torch",
+    "dtensor": "torch",
+    "numpy": "autograd",
+    "python": "autograd",
+}
 
 
 def value_and_grad(f: Callable[[Any], Any], by: str | None = None) -> Callable[[Any], Any]:
@@ -143,7 +149,7 @@ def _by_jax(
 def _by_torch(f: Callable[[Any], Any], tree: Tree, leaves: list[Any], library: str) -> Any:
     import torch
 
-    own = library == "torch"
+    own = library in ("torch", "dtensor")
     # Leaves of a graph of their own, in the same memory.
     given = [None if x is None else (x if own else torch.tensor(x)).detach() for x in leaves]
     inputs = [x.requires_grad_() for x in given if x is not None]

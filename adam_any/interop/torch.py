@@ -219,15 +219,16 @@ def _moment(leaf: Leaf, name: str, x: Any) -> Any:
     library = load(facts.library)
     acceptable(leaf.path, library, x, name)
     xp = library.namespace(x)
-    return xp.astype(library.reals(x), getattr(xp, leaf.backend.compute))
+    return library.whole(x, xp.astype(library.reals(x), getattr(xp, leaf.backend.compute)))
 
 
 def _tensor(leaf: Leaf, moment: Any) -> Any:
     """A moment as a tensor of its own."""
     import torch
 
-    if leaf.backend.library == "torch":
+    if leaf.backend.library in ("torch", "dtensor"):
         x = leaf.library.copy(moment)
     else:
         x = torch.tensor(leaf.library.to_host(moment))
-    return torch.view_as_complex(x.contiguous()) if leaf.dtype.complex else x
+    x = torch.view_as_complex(x.contiguous()) if leaf.dtype.complex else x
+    return leaf.library.whole(leaf.array, x)

@@ -149,22 +149,19 @@ def _shown(leaf: Any, rule: Any) -> dict[str, Any]:
     """The state of a leaf as torch shows it: the moments themselves, not copies."""
     import torch
 
-    moments = {
-        MOMENTS.get(name, name): torch.view_as_complex(x) if leaf.dtype.complex else x
-        for name, x in zip(rule.moments, leaf.moments, strict=True)
-    }
+    library, moments = leaf.library, {}
+    for name, x in zip(rule.moments, leaf.moments, strict=True):
+        x = library.paired(x) if leaf.dtype.complex else x
+        moments[MOMENTS.get(name, name)] = library.whole(leaf.array, x)
     return {"step": torch.tensor(float(leaf.steps)), **moments}
 
 
 def _loaded(leaf: Any, rule: Any, state: dict[str, Any]) -> tuple[int, tuple[Any, ...]]:
     """Count and moments of a leaf, from what torch has."""
-    import torch
-
     if not state:
         return leaf.steps, leaf.moments
     found = []
     for name, like in zip(rule.moments, leaf.moments, strict=True):
         x = state[MOMENTS.get(name, name)]
-        x = torch.view_as_real(x) if x.is_complex() else x
-        found.append(like.copy_(x.detach()))
+        found.append(like.copy_(leaf.library.reals(leaf.library.beside(leaf.array, x))))
     return int(state["step"]), tuple(found)

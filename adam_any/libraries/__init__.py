@@ -10,6 +10,7 @@ To add a library: a module with a subclass and its instance LIBRARY, and a line 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -73,6 +74,68 @@ class Library:
     def extent(self, x: Any) -> Extent | None:
         """The memory of an array, or None where the library does not say."""
         return None
+
+    # Arrays of which each process holds a part ----------------------------------------------------
+
+    #: Whether an array may be spread over processes that step their parts as arrays of their own.
+    spread = False
+
+    def elements(self, x: Any) -> int:
+        """The number of elements of an array or a Python float that are stepped here."""
+        return math.prod(getattr(x, "shape", ()))
+
+    def processes(self, x: Any) -> int:
+        """The number of processes that step parts of an array."""
+        return 1
+
+    def shared(self, x: Any) -> bool:
+        """Return whether other processes run the same program on the same array."""
+        return False
+
+    def first(self, x: Any) -> bool:
+        """Return whether this process is the first of them."""
+        return True
+
+    def of_first(self, x: Any, value: float) -> float:
+        """The number that the first of them has; all of them call it at once."""
+        return value
+
+    def remark(self, x: Any) -> str | None:
+        """What else to say about how a parameter is stepped, or None."""
+        return None
+
+    def unsaved(self, x: Any) -> str | None:
+        """The reason why a parameter cannot go into one file, or None."""
+        return None
+
+    def beside(self, p: Any, x: Any) -> Any:
+        """An array spread as the parameter `p` is; itself where it is."""
+        return x
+
+    def part(self, x: Any) -> Any:
+        """What is held here of an array, in the same memory."""
+        return x
+
+    def whole(self, p: Any, x: Any) -> Any:
+        """The array, spread as the parameter `p` is, of which `x` is the part held here."""
+        return x
+
+    def norm(self, x: Any) -> float:
+        """The Euclidean norm of all numbers of a spread array, terms of a sum among them."""
+        raise NotImplementedError
+
+    def totals(
+        self,
+        arrays: Sequence[Any],
+        sums: Sequence[Sequence[float]],
+        flags: Sequence[Sequence[float]],
+    ) -> tuple[list[list[float]], list[list[float]]]:
+        """Numbers about the parts held here of several arrays, added over all processes.
+
+        `sums` count once for each element, `flags` for each process. All processes call it at once,
+        and get the same.
+        """
+        return [[*mine] for mine in sums], [[*mine] for mine in flags]
 
     # Real numbers ---------------------------------------------------------------------------------
 

@@ -35,6 +35,23 @@ class JAX(Library):
         """
         return None if is_tracer(x) else Devices(x.sharding.device_set)
 
+    def shared(self, x: Any) -> bool:
+        return not x.is_fully_addressable
+
+    def first(self, x: Any) -> bool:
+        return int(jax.process_index()) == 0
+
+    def of_first(self, x: Any, value: float) -> float:
+        from jax.experimental.multihost_utils import broadcast_one_to_all
+
+        with jax.enable_x64(True):
+            return float(broadcast_one_to_all(np.float64(value)))
+
+    def unsaved(self, x: Any) -> str | None:
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return None
+        return "no process can address all of this array; write its shards, with orbax"
+
     def engine(self, device: Any) -> str | None:
         return "xla"
 

@@ -32,6 +32,11 @@ class Torch(Library):
 
         A gradient may be a zero tensor; a meta tensor is refused by its device.
         """
+        if getattr(x, "_is_flat_param", False):
+            raise TypeError(
+                f"the {what} is a flattened one of FSDP1, whose storage comes and goes; use FSDP2, "
+                "torch.distributed.fsdp.fully_shard, whose parameters are DTensors"
+            )
         if x.is_nested:
             raise TypeError(f"the {what} is a nested tensor; pass the tensors in it one by one")
         if x.layout != torch.strided:
@@ -47,7 +52,8 @@ class Torch(Library):
         if have < needed:
             raise ValueError(
                 f"the storage of the {what} has {have} bytes, but its shape {tuple(x.shape)} needs "
-                f"{needed}; it has been freed or resized, so restore it first"
+                f"{needed}; it has been freed or resized, so restore it first "
+                "(FSDP1 frees it between uses: use FSDP2, torch.distributed.fsdp.fully_shard)"
             )
 
     def lost(self, x: Any) -> str | None:

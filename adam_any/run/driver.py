@@ -20,7 +20,7 @@ import numpy as np
 from ..rules import Adam
 from ..words import shown
 from . import stop as conditions
-from .loop import Run
+from .loop import Run, Store
 from .records import Record, Result
 from .stop import Condition
 
@@ -34,7 +34,7 @@ def minimize(
     stop: Condition | None = None,
     callback: Callable[[Any], Any] | None = None,
     every: int = 1,
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | Store | None = None,
     progress: bool | None = None,
 ) -> Result:
     """Minimize a function by a rule.
@@ -64,14 +64,18 @@ def minimize(
     every : int
         The number of steps from one record to the next. Only there the value is read from the
         device, compared with the best, and looked at by `stop`, `callback` and `checkpoint`.
-    checkpoint : path-like, optional
+    checkpoint : path-like or store, optional
         A file for parameters, moments, counts, history and the best so far, replaced at once with
         each record. Where it exists, the run goes on from it, with the learning rate in it; it ends
         with the bits of a run that was never interrupted, if the function depends on the parameters
         alone. A value that is not finite is not saved.
+
+        For arrays that no process holds whole, an object with two methods: ``save(step, state)``
+        writes a nested dict of arrays and plain values, in shards, and ``load(state)`` returns the
+        one that was saved last, laid out like the one given, or None. docs/SCALING.md has three.
     progress : bool, optional
         Unless False, a bar where standard error is a terminal and rich is installed, else a line
-        every ten seconds.
+        every ten seconds; of several processes with the same arrays the first one shows it.
 
     Returns
     -------

@@ -6,11 +6,12 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..optimizer import Optimizer
+from ..words import shown
 from . import stop as conditions
 from .progress import Progress
 from .records import COLUMNS, History, Record, Result
@@ -19,6 +20,26 @@ from .values import all_none, copied, maximizes, norm, number, rate_of, refuse
 
 #: What a checkpoint says of a run beside its arrays.
 ENTRY = ("steps", "evaluations", "value")
+
+
+class Store(Protocol):
+    """What keeps the checkpoints of a run whose arrays no process holds whole."""
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Keep the state after so many steps; the one before must stay until this one is whole.
+
+        It is called for each step once.
+        """
+        ...
+
+    def load(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """The state that was saved last, laid out like the one given; None where there is none."""
+        ...
+
+
+def _is_path(checkpoint: Any) -> bool:
+    """Return whether checkpoints go into one file, not into a store."""
+    return isinstance(checkpoint, str | os.PathLike)
 
 
 class End(Exception):  # noqa: N818 (it is not an error)
@@ -42,9 +63,10 @@ class Run:
         rule: Any,
         steps: int,
         every: int,
-        checkpoint: str | os.PathLike[str] | None,
+        checkpoint: str | os.PathLike[str] | Store | None,
     ) -> None:
-        self._fun, self._steps, self._every, self._path = fun, steps, every, checkpoint
+        self._fun, self._steps, self._every = fun, steps, every
+        self._checkpoint = checkpoint
         self._sign = -1.0 if maximizes(rule) else 1.0
         self._optimizer = opt = Optimizer(copied(params), rule)
         self._writable = all(leaf.backend.writable for leaf in opt._contents.leaves)
@@ -67,47 +89,74 @@ class Run:
 
     # Checkpoints ----------------------------------------------------------------------------------
 
-    def _resume(self, path: str | os.PathLike[str]) -> None:
-        if not os.path.exists(path):
-            self._save()  # what cannot be saved is refused now
-            return
+    def _resume(self, checkpoint: Any) -> None:
         from ..state import run
 
+        found, in_file = None, _is_path(checkpoint)
         try:
-            entry, history, arrays = run.load(path, self._optimizer, len(COLUMNS), ENTRY)
+            if not in_file:
+                stored = checkpoint.load(self._state())
+                found = stored and run.from_dict(self._optimizer, stored, ENTRY)
+            elif os.path.exists(checkpoint):
+                found = run.load(checkpoint, self._optimizer, len(COLUMNS), ENTRY)
         except ValueError as error:
+            where = os.fsdecode(checkpoint) if in_file else shown(checkpoint)
             raise ValueError(
-                f"{os.fsdecode(path)} is not a checkpoint of this problem: {error}; delete it to "
-                "begin anew, or pass another path"
+                f"{where} is not a checkpoint of this problem: {error}; delete it to begin anew, "
+                "or pass another path"
             ) from None
+        if not found:
+            if in_file:
+                self._save()  # what cannot be saved is refused now
+            return
+        entry, history, arrays = found
         self._history, self._best = History(history), (float(entry["value"]), arrays)
         self._recorded = len(history) > 0
         self._made = int(entry["steps"])
         self._evaluations = int(entry["evaluations"]) + self._recorded
         if self._recorded:
             self._seconds = self._history.last("seconds", 1)[0]
-        self._save()
+        if in_file:
+            self._save()
 
     def _save(self, evaluated_again: bool = False) -> None:
-        if self._path is None:
+        checkpoint: Any = self._checkpoint
+        if checkpoint is None:
             return
+        if _is_path(checkpoint):
+            from ..state import run
+
+            entry, arrays = self._entry(evaluated_again), self._best[1]
+            run.save(checkpoint, self._optimizer, entry, self._history.rows(), arrays)
+        else:
+            checkpoint.save(self._made, self._state(evaluated_again))
+
+    def _state(self, evaluated_again: bool = False) -> dict[str, Any]:
+        """The run as a store gets it."""
         from ..state import run
 
-        value, arrays = self._best
+        entry, arrays = self._entry(evaluated_again), self._best[1]
+        return run.to_dict(self._optimizer, entry, self._history.rows(), arrays)
+
+    def _entry(self, evaluated_again: bool) -> dict[str, Any]:
         # That at these parameters is made again, by the run that goes on.
         evaluations = self._evaluations - (bool(len(self._history)) and not evaluated_again)
-        entry = dict(zip(ENTRY, (self._made, evaluations, value), strict=True))
-        run.save(self._path, self._optimizer, entry, self._history.rows(), arrays)
+        return dict(zip(ENTRY, (self._made, evaluations, self._best[0]), strict=True))
 
     # The loop -------------------------------------------------------------------------------------
 
     def result(self, progress: bool | None) -> Result:
         """Run until the end."""
+        leaves = self._optimizer._contents.leaves
+        #: A leaf that other processes have, too, if there is one.
+        self._shared = next((x for x in leaves if x.library.shared(x.array)), None)
+        if self._shared is not None and not self._shared.library.first(self._shared.array):
+            progress = False
         self._progress = Progress(progress, self._steps)
         self._began = time.perf_counter() - self._seconds
         self._measured = conditions.measures_steps(self.stop)
         #: Whether nobody else looks at a record.
-        self._silent = self.stop is None and self.callback is None and self._path is None
+        self._silent = self.stop is None and self.callback is None and self._checkpoint is None
         try:
             self._loop()
         except End as end:
@@ -183,6 +232,8 @@ class Run:
                 "leaves to skip"
             )
         seconds = time.perf_counter() - self._began
+        if self._shared is not None:  # or they would not stop together
+            seconds = self._shared.library.of_first(self._shared.array, seconds)
         rule = opt.rule
         if rule is not self._rated:
             self._rated, self._rate = rule, rate_of(opt)
@@ -214,7 +265,8 @@ class Run:
             self._before = self._arrays()
         if ended is not None or not changed:  # else what it has set is what counts
             self._keep(value, found)
-        self._save(changed)
+        if ended is not None or not changed or _is_path(self._checkpoint):
+            self._save(changed)  # a store gets what is evaluated again
         if ended is not None:
             raise ended
         return changed

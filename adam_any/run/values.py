@@ -29,6 +29,8 @@ def norm(tree: Any) -> float:
     if tree is None:
         return 0.0
     library = detect.library(tree)
+    if library is not None and library.spread:
+        return library.norm(tree)
     if library is not None:
         return _norm(tree) if library.name == "python" else _norm_of(library, tree)
     try:
@@ -104,6 +106,7 @@ def number(value: Any) -> float:
         return value
     if shape_of(value) in ((), (1,)) and not isinstance(value, str | bytes):
         value = value.detach() if hasattr(value, "detach") else value
+        value = value.full_tensor() if hasattr(value, "full_tensor") else value
         value = value[0] if shape_of(value) else value
         try:
             return float(value)

@@ -77,6 +77,13 @@ def save(
     `run` is an entry of the document about the run that they are from, `beside` its arrays.
     """
     leaves = contents.leaves
+    for leaf in leaves:
+        reason = leaf.library.unsaved(leaf.array)
+        if reason is not None:
+            raise ValueError(
+                f"{named(leaf.path)} cannot be saved in one file: {reason} (docs/SCALING.md); they "
+                "take what state_dict() returns"
+            )
     every = [*(x for leaf in leaves for x in _stored(contents, leaf, params=True)), *beside]
     stored = {x.name: x for x in every}
     if len(stored) < len(every):

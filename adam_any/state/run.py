@@ -2,6 +2,8 @@
 
 It is an optimizer's file with a little more: a tensor `path/best` for each leaf, the tensor
 `run/history`, and in the document an entry `run`. `Optimizer.load` reads it, too, and leaves these.
+
+Or it is a nested dict, for a store that writes arrays in shards.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from ..optimizer import Optimizer
 from ..words import shown
 from . import file
 from .file import Path, Stored
+from .messages import equal, same_names
 from .safetensors import Kind
 
 
@@ -58,6 +61,39 @@ def load(
     opt._restore(rule, restored)
     *best, history = more
     return found, history, best
+
+
+def to_dict(
+    opt: Optimizer, entry: dict[str, Any], history: Any, best: Sequence[Any]
+) -> dict[str, Any]:
+    """A run as a nested dict, for a store: arrays as they lie, by the paths of their leaves."""
+    leaves = opt._contents.leaves
+    return {
+        "optimizer": opt.state_dict(),
+        "params": {leaf.path: leaf.array for leaf in leaves},
+        "best": {leaf.path: x for leaf, x in zip(leaves, best, strict=True)},
+        "run": {**entry, "history": history},
+    }
+
+
+def from_dict(
+    opt: Optimizer, found: Any, names: Sequence[str]
+) -> tuple[dict[str, int | float], Any, list[Any]]:
+    """Set an optimizer to what a store returned; the run's entry, history and best."""
+    equal("the keys", sorted(found), ["best", "optimizer", "params", "run"])
+    leaves, entry = opt._contents.leaves, dict(found["run"])
+    history = np.asarray(entry.pop("history"), "f8")
+    same_names("run", entry, list(names))
+    for part in ("params", "best"):
+        same_names(part, found[part], [leaf.path for leaf in leaves])
+    opt.load_state_dict(found["optimizer"])
+    opt.params = opt._tree.build(_in_order(opt, found["params"]))
+    values = {name: float(x) if name == "value" else int(x) for name, x in entry.items()}
+    return values, history, [found["best"][leaf.path] for leaf in leaves]
+
+
+def _in_order(opt: Optimizer, by_path: Mapping[str, Any]) -> list[Any]:
+    return [by_path.get(path) for path in opt._tree.paths]
 
 
 def _beside(leaves: Sequence[Leaf], history: Any, best: Sequence[Any]) -> list[Stored]:

@@ -44,7 +44,8 @@ def to_dict(contents: Contents) -> dict[str, Any]:
     """The state as a dict of plain values and arrays, each copied on its device."""
     state = {}
     for leaf in contents.leaves:
-        copies = [leaf.library.array(leaf.library.copy(moment)) for moment in leaf.moments]
+        library = leaf.library
+        copies = [library.whole(leaf.array, library.array(library.copy(x))) for x in leaf.moments]
         named = dict(zip(contents.kind(leaf).rule.moments, copies, strict=True))
         state[leaf.path] = {"step": leaf.steps, **named}
     return {**head(contents.rule, params=False), "state": state}
@@ -126,7 +127,7 @@ def _count(path: str, step: Any) -> int:
 
 def _moment(leaf: Leaf, name: str, value: Any, like: Any) -> Any:
     """A copy of a moment of a checkpoint, where the leaf's is; ValueError for one that is odd."""
-    dtype, shape = leaf.backend.compute, shape_of(like)
+    dtype, shape = leaf.backend.compute, leaf.shape + (2,) * leaf.dtype.complex
     library = detect.library(value)
     if library is None or detect.is_tracer(value):
         kind = type(value).__name__
@@ -137,10 +138,11 @@ def _moment(leaf: Leaf, name: str, value: Any, like: Any) -> Any:
         raise ValueError(
             f"{named(leaf.path)}: {name} is {have[0]} of {have[1]}; it must be {dtype} of {shape}"
         )
-    mine = detect.library(like)
-    near = library is mine and library.device(value) == library.device(like)
-    value = library.reals(value)  # without torch's record of how it was computed
+    mine, like = leaf.library, leaf.library.whole(leaf.array, like)
+    near = library is detect.library(like) and library.device(value) == library.device(like)
     # NumPy's copy would be read-only where the value is; copying through the host is cheap here.
     if near and library.name != "numpy":
-        return library.copy(value)
-    return leaf.library.from_host(library.to_host(value), like)
+        new = library.copy(library.reals(mine.beside(leaf.array, value)))
+    else:
+        new = mine.from_host(library.to_host(value), like)
+    return mine.part(new)

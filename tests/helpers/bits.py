@@ -42,7 +42,8 @@ def snapshot(opt: Optimizer) -> dict[str, Any]:
 def as_bytes(x: Any) -> bytes:
     """The bytes of an array of any library, or of a Python float."""
     if hasattr(x, "detach"):
-        x = x.detach().cpu().resolve_conj()
+        x = x.detach()
+        x = (x.full_tensor() if hasattr(x, "full_tensor") else x).cpu().resolve_conj()
         x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
     elif hasattr(x, "compute"):
         x = x.compute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import random
 import signal
@@ -388,3 +389,45 @@ def test_lines_where_standard_error_is_a_file(
     assert "minimize: step 3 of 3: value" in capsys.readouterr().err
     minimize(square, np.zeros(2), FAST, steps=3, progress=False)
     assert capsys.readouterr().err == ""
+
+
+# Stores ------------------------------------------------------------------------------------------
+
+
+class Kept:
+    """A store that keeps copies in memory."""
+
+    def __init__(self) -> None:
+        self.saved: dict[int, Any] = {}
+
+    def save(self, step: int, state: Any) -> None:
+        assert step not in self.saved
+        self.saved[step] = copy.deepcopy(state)
+
+    def load(self, state: Any) -> Any:
+        assert sorted(state) == ["best", "optimizer", "params", "run"]
+        return copy.deepcopy(self.saved[max(self.saved)]) if self.saved else None
+
+
+@pytest.mark.promise("A run that goes on from a store of shards ends with the bits of one run.")
+@pytest.mark.parametrize("every", [1, 7])
+def test_a_run_goes_on_from_a_store(every: int) -> None:
+    def options() -> dict[str, Any]:
+        return {"callback": Plateau(0.7, patience=3), "every": every, "progress": False}
+
+    start = {"x": np.zeros(2), "none": None}
+    whole = minimize(square_of_x, start, FAST, steps=42, **options())
+    store = Kept()
+    for steps in (14, 15, 42, 42):
+        part = minimize(square_of_x, start, FAST, steps=steps, checkpoint=store, **options())
+    same(part.last["x"], whole.last["x"])
+    same(part.x["x"], whole.x["x"])
+    assert part.nit == whole.nit and part.fun == whole.fun
+    store.saved[43] = {**store.saved[42], "params": {}}
+    with pytest.raises(ValueError, match=r"Kept.*is not a checkpoint of this problem: params"):
+        minimize(square_of_x, start, FAST, checkpoint=store)
+
+
+def square_of_x(params: Any) -> Any:
+    value, gradient = square(params["x"])
+    return value, {"x": gradient, "none": None}

@@ -111,8 +111,11 @@ class Plan:
     def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
         """The address of one gradient, or the gradient itself if it must be copied."""
         check.gradient(leaf.path, leaf.backend, leaf.shape, g)
-        if 0 in leaf.shape:
+        near = leaf.library.beside(leaf.array, g)  # in which all processes take part
+        if not leaf.reals:
             return 0
+        if near is not g:
+            return near
         extent = leaf.library.extent(g)
         if extent is not None and written.spoils(extent, leaf.extent):
             return leaf.library.copy(g)

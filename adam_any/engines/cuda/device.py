@@ -39,7 +39,7 @@ def missing() -> str | None:
 def number(leaf: Leaf) -> int:
     """The number of the device of a leaf."""
     x = leaf.array
-    return int(x.device.index if leaf.backend.library == "torch" else x.data.device_id)
+    return int(x.data.device_id if leaf.backend.library == "cupy" else x.device.index)
 
 
 @cache

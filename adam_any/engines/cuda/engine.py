@@ -131,8 +131,11 @@ class Plan:
     def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
         """The address of one gradient, or what must be kept until the launch."""
         check.gradient(leaf.path, leaf.backend, leaf.shape, g)
-        if 0 in leaf.shape:
+        near = leaf.library.beside(leaf.array, g)  # in which all processes take part
+        if not leaf.reals:
             return 0
+        if near is not g:
+            return self._copied(leaf, near)
         extent = cast(Extent, leaf.library.extent(g))
         real = _real(g)
         self._prepare(real)
@@ -145,7 +148,7 @@ class Plan:
         """A copy of a gradient in its parameter's order."""
         p = leaf.array
         with leaf.library.on(p):
-            new = leaf.library.namespace(p).empty_like(p, dtype=g.dtype)
+            new = leaf.library.namespace(p).empty_like(leaf.library.part(p), dtype=g.dtype)
         leaf.library.write(new, leaf.library.reals(g))
         return new
 
