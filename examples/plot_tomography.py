@@ -74,11 +74,11 @@ def flat(x):  # the same for SciPy
 
 filtered = np.maximum(iradon(views.T, angles, filter_name="hann"), 0).astype("float32")
 way = []
-rule = rules.Bounded(rules.Adam(schedules.cosine(0.08, 0, steps=80)), lower=0)
-result = minimize(fun, filtered, rule, steps=80)
+rule = rules.Bounded(rules.Adam(schedules.cosine(0.1, 0, steps=60)), lower=0)
+result = minimize(fun, filtered, rule, steps=60)
 ours = np.array(way)
 way = []
-options = {"jac": True, "bounds": optimize.Bounds(0), "options": {"maxfun": 80}}
+options = {"jac": True, "bounds": optimize.Bounds(0), "options": {"maxfun": 60}}
 scipy = optimize.minimize(flat, filtered.ravel(), method="L-BFGS-B", **options)
 lbfgs, found = np.array(way), scipy.x.reshape(n, n)
 

@@ -45,8 +45,7 @@ def to_dict(contents: Contents) -> dict[str, Any]:
     state = {}
     for leaf in contents.leaves:
         library = leaf.library
-        copies = [library.array(library.copy(moment)) for moment in leaf.moments]
-        copies = [library.whole(leaf.array, x) for x in copies]
+        copies = [library.whole(leaf.array, library.array(library.copy(x))) for x in leaf.moments]
         named = dict(zip(contents.kind(leaf).rule.moments, copies, strict=True))
         state[leaf.path] = {"step": leaf.steps, **named}
     return {**head(contents.rule, params=False), "state": state}
