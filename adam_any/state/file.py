@@ -81,8 +81,8 @@ def save(
         reason = leaf.library.unsaved(leaf.array)
         if reason is not None:
             raise ValueError(
-                f"{named(leaf.path)} cannot be saved in one file: {reason} (docs/SCALING.md); they "
-                "take what state_dict() returns"
+                f"{named(leaf.path)} cannot be saved in one file: {reason}, which takes what "
+                "state_dict() returns (docs/SCALING.md)"
             )
     every = [*(x for leaf in leaves for x in _stored(contents, leaf, params=True)), *beside]
     stored = {x.name: x for x in every}
