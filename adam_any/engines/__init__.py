@@ -88,7 +88,7 @@ def plans(kinds: Sequence[Kind], leaves: Sequence[Leaf], engine: str | None) -> 
     for leaf in leaves:
         traced = kinds[leaf.kind].traced
         name, _ = _chosen(traced, leaf, engine)
-        key = name, leaf.backend, load(name).key(traced)
+        key = name, leaf.backend, load(name).key(traced, leaf)
         groups.setdefault(key, (traced, []))[1].append(leaf)
     made = [load(name).Plan(*group) for (name, *_), group in groups.items()]
     return sorted(made, key=lambda plan: plan.in_place)

@@ -4,7 +4,7 @@ An engine is a module with three functions and a class:
 
 - `refusal(traced, leaf)` says in words why it cannot take a leaf, or returns None.
 - `summary(leaf)` describes in words how it runs a leaf that it takes.
-- `key(traced)` is equal for rules that may share a plan.
+- `key(traced, leaf)` is equal for leaves of one backend that may share a plan.
 - `Plan(traced, leaves)` prepares for leaves of one backend what does not change between steps.
 - `Plan.current` says whether what it has prepared still holds; if not, plans are made anew.
 - `Plan.gather` checks every gradient and raises before anything is written; it changes nothing.
@@ -124,8 +124,8 @@ class Engine(Protocol):
         """A line for `explain()` about how the engine runs a leaf."""
         ...
 
-    def key(self, traced: Traced) -> Hashable:
-        """A key that is equal for rules whose leaves may be in one plan."""
+    def key(self, traced: Traced, leaf: Leaf) -> Hashable:
+        """A key that is equal for leaves of one backend that may be in one plan."""
         ...
 
     def Plan(self, traced: Traced, leaves: Sequence[Leaf]) -> Plan:  # noqa: N802 (a class there)

@@ -48,7 +48,7 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
     return None
 
 
-def key(traced: Traced) -> Hashable:
+def key(traced: Traced, leaf: Leaf) -> Hashable:
     """The rule itself."""
     return id(traced)
 

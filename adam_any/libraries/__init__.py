@@ -297,6 +297,14 @@ class Library:
         """The same memory with its axes in another order."""
         return self.namespace(g).permute_dims(g, axes)
 
+    def in_c_order(self, x: Any) -> Any:
+        """The same numbers in C order, without gaps: itself if it is so."""
+        raise NotImplementedError
+
+    def pour(self, x: Any, line: Any) -> None:
+        """Write a line of reals that NumPy holds into an array of reals on the host."""
+        raise NotImplementedError
+
     def fill(self, out: Any, g: Any) -> None:
         """Convert the numbers of an array on the host, into a line of reals that NumPy holds."""
         raise NotImplementedError

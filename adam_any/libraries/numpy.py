@@ -123,6 +123,13 @@ class NumPy(Library):
     def transposed(self, g: Any, axes: tuple[int, ...]) -> Any:
         return np.asarray(g).transpose(axes)
 
+    def in_c_order(self, x: Any) -> Any:
+        return np.ascontiguousarray(x).reshape(x.shape)
+
+    @np.errstate(all="ignore")
+    def pour(self, x: Any, line: Any) -> None:
+        x[...] = line.reshape(x.shape)
+
     def fill(self, out: Any, g: Any) -> None:
         out = out.view(np.result_type(out, np.complex64)) if g.dtype.kind == "c" else out
         with np.errstate(all="ignore"):

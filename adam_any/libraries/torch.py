@@ -140,6 +140,12 @@ class Torch(Library):
     def transposed(self, g: Any, axes: tuple[int, ...]) -> Any:
         return g.detach().permute(axes)
 
+    def in_c_order(self, x: Any) -> Any:
+        return x.contiguous()
+
+    def pour(self, x: Any, line: Any) -> None:
+        x.detach().copy_(torch.from_numpy(line).reshape(x.shape))
+
     def fill(self, out: Any, g: Any) -> None:
         line = torch.from_numpy(out)
         line = torch.view_as_complex(line.reshape(-1, 2)) if g.is_complex() else line

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,9 +23,8 @@ from ...coefficients import Coefficients
 from ...dtypes import DTYPES
 from ...leaf import Leaf, Update
 from ...memory import Written, order
-from ...words import named
 from ..kernels.program import Kind, Traced
-from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces, why_not_dense
+from ..kernels.table import Gradients, Table, addresses, match_memory_order, pieces
 from ..protocol import Takes, Unfinished
 from . import compiler, tiles
 from .adder import Adder
@@ -33,18 +32,6 @@ from .payoff import Payoff
 
 #: Reals that are copied at a time from gradients that cannot be read in place.
 PIECE = 1 << 19
-
-
-def refusal(traced: Traced, leaf: Leaf) -> str | None:
-    """The reason why it cannot take the leaf, or None."""
-    if not leaf.backend.writable:
-        return f"{named(leaf.path)} is read-only; pass a copy that can be written"
-    return traced.refusal or why_not_dense(leaf)
-
-
-def key(traced: Traced) -> Hashable:
-    """What is compiled."""
-    return traced.program, traced.summing(False)
 
 
 def summary() -> str:

@@ -24,15 +24,13 @@ from ..kernels.program import Program, Traced
 from ..kernels.table import picker
 from ..protocol import Takes, Unfinished
 
-SUMMARY = "computed as a Python float"
-
 #: A function of gradient, parameter, moments and scalars: the new parameter and moments.
 Function = Callable[[float, float, Sequence[float], Sequence[float]], tuple[float, Sequence[float]]]
 
 
-def refusal(traced: Traced, leaf: Leaf) -> str | None:
-    """The reason why it cannot take the leaf, or None."""
-    return traced.refusal
+def summary() -> str:
+    """A line for `explain()`."""
+    return "computed as a Python float"
 
 
 class Plan:

@@ -59,7 +59,7 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
     return why_not_dense(leaf)
 
 
-def key(traced: Traced) -> Hashable:
+def key(traced: Traced, leaf: Leaf) -> Hashable:
     """What is compiled."""
     return traced.program, traced.summing(False)
 

@@ -112,7 +112,7 @@ def test_memory_near_what_is_written_is_found_one_by_one_or_all_at_once(
     assert together <= set(expected) | {k for k, size in enumerate(sizes) if not size}
 
 
-def test_a_leaf_that_no_line_of_reals_describes_is_left_to_the_reference() -> None:
+def test_a_leaf_that_no_line_of_reals_describes_is_read_by_way_of_one() -> None:
     base = np.zeros((3, 8), np.float32)
     wide = np.zeros(33, np.uint8)
     params = {
@@ -123,13 +123,9 @@ def test_a_leaf_that_no_line_of_reals_describes_is_left_to_the_reference() -> No
     }
     params["frozen"].flags.writeable = False
     reasons = {choice.path: (choice.engine, choice.reason) for choice in Adam(params).explain()}
-    assert reasons["gaps"] == (
-        "eager",
-        "'gaps' is not dense: strides (32, 8) for shape (3, 4); pass a copy",
-    )
-    assert reasons["unaligned"][0] == reasons["frozen"][0] == "eager"
-    assert "not aligned" in reasons["unaligned"][1]
-    assert "read-only" in reasons["frozen"][1]
+    for name in ("gaps", "unaligned"):
+        assert reasons[name][0] == "cpu" and "by way of lines" in reasons[name][1]
+    assert reasons["frozen"][0] == "eager" and "read-only" in reasons["frozen"][1]
     assert reasons["dense"][0] == "cpu"
 
 
