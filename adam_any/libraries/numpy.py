@@ -142,11 +142,13 @@ class Addresses:
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
         self._params = params
         self._finder: numpy_objects.Few | None = None
+        self._now: Callable[[], Any] = self._ask
         plain = all(type(p) is np.ndarray and p.flags.c_contiguous and p.size for p in params)
         if plain and numpy_objects.understood():
             many = len(params) >= numpy_objects.MANY
             kind = numpy_objects.Many if many else numpy_objects.Few
             self._finder = kind([p.shape for p in params], params[0].dtype)
+            self._now = self._finder.watch(params)
         self._facts = self._now()
 
     def find(self, grads: Sequence[Any]) -> list[int | None]:
@@ -162,9 +164,7 @@ class Addresses:
     def written(self, grads: Sequence[Any]) -> None:
         pass  # NumPy keeps no record of writes.
 
-    def _now(self) -> Any:
-        if self._finder is not None:
-            return self._finder.find(self._params, numpy_objects.WRITABLE)
+    def _ask(self) -> Any:
         return [(p.__array_interface__, p.strides, p.flags.writeable) for p in self._params]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -61,6 +61,10 @@ class Few:
             found.append(address)
         return found
 
+    def watch(self, arrays: Sequence[Any]) -> Callable[[], Any]:
+        """A function that says where arrays are, which compares, if they are still written."""
+        return lambda: self.find(arrays, WRITABLE)
+
 
 class Many(Few):
     """Finds many arrays of these shapes, and of one dtype."""
@@ -76,13 +80,22 @@ class Many(Few):
 
     def find(self, arrays: Sequence[Any], flags: int = ORDERED) -> list[int | None]:
         """The address of each; None unless it is as expected, and has these flags."""
-        found = self._together(arrays, flags)
-        return super().find(arrays, flags) if found is None else found
+        found = self._together(_places(arrays), flags)
+        return super().find(arrays, flags) if found is None else found.tolist()
 
-    def _together(self, arrays: Sequence[Any], flags: int) -> list[int | None] | None:
-        """The addresses, if all arrays are as expected."""
+    def watch(self, arrays: Sequence[Any]) -> Callable[[], Any]:
+        """A function that says where arrays are, which compares, if they are still written."""
+        first = _places(arrays)
+
+        def now() -> Any:
+            found = self._together(first, WRITABLE)
+            return None if found is None else found.tobytes()
+
+        return now
+
+    def _together(self, first: Any, flags: int) -> Any:
+        """The addresses of arrays whose first words are here; None unless all are as expected."""
         self._wanted[:, 2] = flags
-        first = _place(np.fromiter(map(id, arrays), np.int64, len(arrays)))
         if (_WORDS[first + CLASS] != id(_ARRAY)).any():
             return None  # an object that may have no further words
         facts = _WORDS[first[:, None] + FACTS] & (HALF, -1, flags)
@@ -91,8 +104,12 @@ class Many(Few):
         shapes = _place(_WORDS[first + SHAPE])
         if not np.array_equal(_WORDS[shapes[self._array] + self._axis], self._shape):
             return None
-        found: list[int | None] = _WORDS[first + ELEMENTS].tolist()
-        return found
+        return _WORDS[first + ELEMENTS]
+
+
+def _places(objects: Sequence[Any]) -> Any:
+    """Where the words of each object begin."""
+    return _place(np.fromiter(map(id, objects), np.int64, len(objects)))
 
 
 def _place(address: Any) -> Any:
