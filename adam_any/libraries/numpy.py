@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import array_api_compat.numpy
@@ -140,9 +141,8 @@ class Addresses:
     """Finds the gradients of NumPy parameters, if these are in C order and have elements."""
 
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
-        self._params = params
         self._finder: numpy_objects.Few | None = None
-        self._now: Callable[[], Any] = self._ask
+        self._now: Callable[[], Any] = partial(_facts, params)
         plain = all(type(p) is np.ndarray and p.flags.c_contiguous and p.size for p in params)
         if plain and numpy_objects.understood():
             many = len(params) >= numpy_objects.MANY
@@ -164,8 +164,9 @@ class Addresses:
     def written(self, grads: Sequence[Any]) -> None:
         pass  # NumPy keeps no record of writes.
 
-    def _ask(self) -> Any:
-        return [(p.__array_interface__, p.strides, p.flags.writeable) for p in self._params]
+
+def _facts(params: Sequence[Any]) -> Any:
+    return [(p.__array_interface__, p.strides, p.flags.writeable) for p in params]
 
 
 def _lent(x: Any) -> bool:
