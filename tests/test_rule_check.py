@@ -498,17 +498,9 @@ def test_a_rule_that_falls_to_the_reference_is_told_what_to_write(
     assert re.search(advice, opt.explain()[0].reason)
 
 
-@pytest.mark.parametrize(
-    ("p", "advice"),
-    [
-        (np.ones((4, 4))[:, ::2], "pass a copy"),
-        (np.broadcast_to(np.ones(1), 3), "pass a copy that can be written"),
-        (np.ones(33, np.uint8)[1:].view(np.float32), "pass a copy"),
-    ],
-)
-def test_a_leaf_that_falls_to_the_reference_is_told_what_to_pass(p: Any, advice: str) -> None:
-    (choice,) = Adam(p).explain()
-    assert choice.engine == "eager" and choice.reason.endswith(advice)
+def test_a_leaf_that_falls_to_the_reference_is_told_what_to_pass() -> None:
+    (choice,) = Adam(np.broadcast_to(np.ones(1), 3)).explain()
+    assert choice.engine == "eager" and choice.reason.endswith("pass a copy that can be written")
 
 
 def test_bits_of_a_rule_with_squares_are_those_of_the_reference() -> None:
