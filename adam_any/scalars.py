@@ -1,6 +1,6 @@
 """The scalars of a step as one function of the count, traced from the rule once.
 
-A step of a few elements takes 3 us, and `Rule.coefficients` as long again: a dozen calls, a dict,
+A step of a few elements takes 4 us, and `Rule.coefficients` as long again: a dozen calls, a dict,
 and arithmetic on numbers that never change. So it is run once on symbols, which write down what is
 done with the count: a few lines of Python, with the same operations in the same order and so the
 same bits. The rule remains the only statement of its formulas.
