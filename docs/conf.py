@@ -49,6 +49,7 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "show_signature": False,
     "min_reported_time": 1,
+    "write_computation_times": False,
     "only_warn_on_example_error": False,
     "abort_on_example_error": True,
     "plot_gallery": True,
