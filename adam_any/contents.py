@@ -81,7 +81,7 @@ class Contents:
         _check_numbers(kinds, self.leaves)
         new = copy.copy(self)
         new.rule, new.kinds = rule, kinds
-        new._again, new._alike = None, 0
+        new._forget_short_way()
         mine = [(leaf.kind, leaf.operands) for leaf in self.leaves]
         if _same(mine, places) and _traced_alike(self.kinds, kinds):
             new.kinds = [
@@ -94,13 +94,13 @@ class Contents:
             for leaf, (kind, operands) in zip(self.leaves, places, strict=True)
         ]
         _check_apart(self.written, new.leaves)
-        new._plans = None
+        new._forget_plans()
         return new
 
     def with_state(self, states: Iterable[tuple[Leaf, int, tuple[Any, ...]]]) -> Contents:
         """The same leaves with other step counts and moments."""
         new = copy.copy(self)
-        new._plans = new._again = None
+        new._forget_plans()
         new.leaves = [
             dataclasses.replace(leaf, steps=steps, moments=moments)
             for leaf, steps, moments in states
@@ -130,7 +130,7 @@ class Contents:
         contents._change = Assignment(values)
         if not all(map(is_, leaves, self.leaves)):  # else the plans hold, too
             contents.leaves, contents.written = leaves, _written(leaves)
-            contents._plans = contents._again = None
+            contents._forget_plans()
         return contents
 
     def current_plans(self, engine: str | None) -> list[Plan]:
@@ -141,7 +141,7 @@ class Contents:
         plans = self._plans
         if plans is not None and all([plan.current() for plan in plans]):
             return plans
-        self._plans = self._again = None
+        self._forget_plans()
         self.leaves = [_with_array(leaf, leaf.array) for leaf in self.leaves]
         self.written = _written(self.leaves)
         stepped = [leaf for leaf in self.leaves if not self.kind(leaf).frozen]
@@ -308,6 +308,13 @@ class Contents:
             raise
         self.settle()
         return False
+
+    def _forget_plans(self) -> None:
+        self._plans = None
+        self._forget_short_way()
+
+    def _forget_short_way(self) -> None:
+        self._again, self._alike = None, 0
 
     def count(self) -> None:
         """Write down in the leaves how many steps they have had."""

@@ -230,6 +230,26 @@ def test_what_is_set_holds_from_the_next_step_on() -> None:
     assert opt.steps == {"": 1} and opt.moment("m") == pytest.approx(0.1)
 
 
+def compiled(opt: Adam) -> None:
+    opt._contents._plans[0]._payoff._price = 0  # as if steps enough had been made in tiles
+
+
+def written_by_others(opt: Adam) -> None:
+    opt.params.flags.writeable = False
+    opt.step(np.ones(3))
+    opt.params = np.zeros(3)
+
+
+@pytest.mark.parametrize("change", [compiled, written_by_others, Adam.reset])
+def test_plans_that_are_made_anew_have_a_short_way_again(change: Callable[[Adam], Any]) -> None:
+    opt = warm(np.zeros(3), np.ones(3))
+    change(opt)
+    plans = opt._contents._plans
+    for _ in range(LONG + 2):
+        opt.step(np.ones(3))
+    assert opt._contents._plans is not plans and shortened(opt)
+
+
 def test_a_parameter_that_has_changed_is_found() -> None:
     p = np.zeros(3)
     opt = warm(p, np.ones(3))
