@@ -168,7 +168,7 @@ class Written:
         self._highs = list(accumulate((span.high for span in spans), max))
 
     @cached_property
-    def _bounds(self) -> tuple[Any, Any]:
+    def bounds(self) -> tuple[Any, Any]:
         """The lowest addresses, and the highest of those before each, as arrays."""
         import numpy as np
 
@@ -189,7 +189,7 @@ class Written:
         import numpy as np
 
         first = np.asarray(addresses)
-        lows, highs = self._bounds
+        lows, highs = self.bounds
         before = np.searchsorted(lows, first + np.asarray(sizes))
         return [int(k) for k in np.flatnonzero(highs[before] > first)]
 

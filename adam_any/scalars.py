@@ -1,6 +1,6 @@
 """The scalars of a step as one function of the count, traced from the rule once.
 
-A step of a few elements takes 4 us, and `Rule.coefficients` as long again: a dozen calls, a dict,
+A step of a few elements takes 2 us, and `Rule.coefficients` longer: a dozen calls, a dict,
 and arithmetic on numbers that never change. So it is run once on symbols, which write down what is
 done with the count: a few lines of Python, with the same operations in the same order and so the
 same bits. The rule remains the only statement of its formulas.
@@ -17,10 +17,12 @@ from functools import partial
 from typing import Any
 
 from .coefficients import by_path, evaluate, held_count
+from .dtypes import DTYPES
+from .engines.protocol import Takes
 from .rule import Rule, declares_number, held, items, range_of, replaced
 
 #: Gives the scalars of a leaf that has had so many updates, not yet rounded. It raises what a
-#: schedule raises, or ArithmeticError or ValueError.
+#: schedule raises, or ArithmeticError or ValueError: also for one that may be too large to round.
 Scalars = Callable[[int], Sequence[float]]
 
 #: The functions of the array API that `rules._scalars` calls with what is not a float.
@@ -70,11 +72,16 @@ class _Tape:
             raise _NotExpressibleError
         return f"({x!r})"
 
-    def function(self, results: Sequence[Any]) -> Callable[[int], Sequence[float]]:
-        """The function of the count `n` that gives these."""
-        values = "".join(f"{self.operand(x)}, " for x in results)
+    def function(self, results: Sequence[Any], limit: float) -> Callable[[int], Sequence[float]]:
+        """The function of the count `n` that gives these, which are to be smaller than a limit."""
+        values = [self.operand(x) for x in results]
+        small = [f"-{limit!r} < {x} < {limit!r}" for x in values if x in self.lines.values()]
+        if not all(isinstance(x, _Number) or abs(x) < limit for x in results):
+            raise _NotExpressibleError
         lines = [f"{name} = {expression}" for expression, name in self.lines.items()]
-        body = "\n    ".join([*lines, f"return ({values})"])
+        if small:
+            lines += [f"if not ({' and '.join(small)}):", "    raise OverflowError"]
+        body = "\n    ".join([*lines, f"return ({', '.join(values)},)"])
         exec(compile(f"def scalars(n):\n    {body}\n", "<scalars of a rule>", "exec"), self.names)
         made: Callable[[int], Sequence[float]] = self.names["scalars"]
         return made
@@ -113,8 +120,8 @@ class _Number:
     __hash__ = None  # type: ignore[assignment]
 
 
-def traced(rule: Rule, paths: Sequence[str], constants: Sequence[float]) -> Scalars | None:
-    """The coefficients of these paths, then the constants, as a function of the count.
+def traced(rule: Rule, compute: str, takes: Takes) -> Scalars | None:
+    """The coefficients that a launch takes, then the constants, as a function of the count.
 
     None for a rule that symbols cannot run.
     """
@@ -122,7 +129,8 @@ def traced(rule: Rule, paths: Sequence[str], constants: Sequence[float]) -> Scal
     count = _Number(tape, "n")
     try:
         known = by_path(_with_schedules(tape, rule, count), count + 1)
-        return tape.function([*(known[path] for path in paths), *constants])
+        results = [*(known[path] for path in takes.paths), *takes.constants]
+        return tape.function(results, DTYPES[compute].limit)
     except Exception:  # whatever a rule does with what is not a number
         return None
 

@@ -83,6 +83,8 @@ class Tree:
         #: A path for each leaf, None among them.
         self.paths = paths
         self._spec, self._empty = spec, empty
+        #: Whether the whole tree is one leaf.
+        self.bare = spec.type is None
         self._leaf_types: set[type] = set()
         self._warned = False
 
@@ -90,11 +92,6 @@ class Tree:
     def structure(self) -> optree.PyTreeSpec:
         """The containers without their leaves, hashable."""
         return self._spec
-
-    @property
-    def bare(self) -> bool:
-        """Return whether the whole tree is one leaf."""
-        return self._spec.type is None
 
     @property
     def ordered(self) -> bool:

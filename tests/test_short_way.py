@@ -10,6 +10,7 @@ import pytest
 
 from adam_any import Adam, Optimizer, contents, rules, schedules
 from adam_any import coefficients as c
+from adam_any.engines.protocol import Takes
 from adam_any.groups import kind_of
 from adam_any.libraries import numpy_objects
 from adam_any.scalars import traced
@@ -44,7 +45,7 @@ CASES += [
 def test_the_scalars_of_a_count_are_the_rule_s_own(rule: Any) -> None:
     kind = kind_of(rule)
     program = kind.traced.program
-    scalars = traced(rule, program.coefficients, program.constants)
+    scalars = traced(rule, "float64", Takes(program.coefficients, program.constants))
     assert scalars is not None
     for count in (*range(12), 999, 10**6):
         own = c.rounded(kind.at(count), count + 1, "float64")
@@ -57,7 +58,7 @@ def test_a_rule_with_an_if_on_the_count_has_scalars_of_the_long_way() -> None:
             return {**super().coefficients(t), "alpha": (0.1 if t < 5 else 0.2) / (1 - 0.9**t)}
 
     program = kind_of(Warm()).traced.program
-    assert traced(Warm(), program.coefficients, program.constants) is None
+    assert traced(Warm(), "float64", Takes(program.coefficients, program.constants)) is None
     p = np.zeros(3)
     opt = Optimizer(p, Warm())
     for _ in range(10):
@@ -231,7 +232,9 @@ def test_what_is_set_holds_from_the_next_step_on() -> None:
 
 
 def compiled(opt: Adam) -> None:
-    opt._contents._plans[0]._payoff._price = 0  # as if steps enough had been made in tiles
+    """As if steps enough had been made for another kernel to pay now."""
+    (plan,) = opt._contents._plans
+    plan._at_once, plan.current = None, lambda: False
 
 
 def written_by_others(opt: Adam) -> None:

@@ -109,7 +109,10 @@ class QuickPlan(Plan, Protocol):
     def launch(
         self, number: int, scalars: Sequence[float], gradients: Sequence[Any]
     ) -> list[Update]:
-        """Update every leaf of which something was found, 0 being nothing; it does not fail."""
+        """Update every leaf of which something was found, 0 being nothing; it does not fail.
+
+        The scalars may be rounded yet, and can be.
+        """
         ...
 
 

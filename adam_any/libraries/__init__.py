@@ -318,6 +318,9 @@ def _complex(xp: Any, x: Any) -> Any:
 class Addresses(Protocol):
     """Knows the parameters of one plan, of one library and dtype, and finds their gradients."""
 
+    #: The parameters, if compiled code may look at them and at their gradients; else None.
+    objects: Sequence[Any] | None
+
     def find(self, grads: Sequence[Any]) -> list[int | None]:
         """The address of each gradient that can be read in place, else None: one tight pass."""
         ...

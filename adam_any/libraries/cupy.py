@@ -116,6 +116,8 @@ _SHAPE = attrgetter("shape")
 class Addresses:
     """Finds the gradients of CuPy parameters."""
 
+    objects: Sequence[Any] | None = None
+
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
         self._params, first = params, params[0]
         self._kind, self._dtype, self._device = type(first), first.dtype, first.data.device_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import array_api_compat.numpy
@@ -141,18 +140,16 @@ class Addresses:
     """Finds the gradients of NumPy parameters, if these are in C order and have elements."""
 
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
-        self._finder: numpy_objects.Few | None = None
-        self._now: Callable[[], Any] = partial(_facts, params)
+        self.objects: Sequence[Any] | None = None
+        self._params = params
         plain = all(type(p) is np.ndarray and p.flags.c_contiguous and p.size for p in params)
         if plain and numpy_objects.understood():
-            many = len(params) >= numpy_objects.MANY
-            kind = numpy_objects.Many if many else numpy_objects.Few
-            self._finder = kind([p.shape for p in params], params[0].dtype)
-            self._now = self._finder.watch(params)
+            self.objects = params
+            self._finder = numpy_objects.Finder([p.shape for p in params], params[0].dtype)
         self._facts = self._now()
 
     def find(self, grads: Sequence[Any]) -> list[int | None]:
-        return [None] * len(grads) if self._finder is None else self._finder.find(grads)
+        return [None] * len(grads) if self.objects is None else self._finder.find(grads)
 
     def moved(self) -> bool:
         """Return whether a parameter has other memory, or another meaning.
@@ -164,9 +161,10 @@ class Addresses:
     def written(self, grads: Sequence[Any]) -> None:
         pass  # NumPy keeps no record of writes.
 
-
-def _facts(params: Sequence[Any]) -> Any:
-    return [(p.__array_interface__, p.strides, p.flags.writeable) for p in params]
+    def _now(self) -> Any:
+        if self.objects is not None:
+            return self._finder.find(self._params, numpy_objects.WRITABLE)
+        return [(p.__array_interface__, p.strides, p.flags.writeable) for p in self._params]
 
 
 def _lent(x: Any) -> bool:

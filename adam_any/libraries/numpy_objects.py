@@ -2,10 +2,10 @@
 
 To ask an array for its class, dtype, shape, flags and address takes a microsecond: most of a step
 of a few elements, and of one of a thousand small arrays. The fields of an array object are part of
-NumPy's binary interface, the same since its first version, so they are read as words of memory:
-those of one array by `struct`, those of many by a few operations of NumPy on all of them together,
-in a tenth of the time. `understood` tries that first on arrays whose facts are known; where an
-interpreter or a NumPy stores them otherwise, nothing is read, and each array is asked.
+NumPy's binary interface, the same since its first version, so they are read as words of memory, by
+`struct` here, and by compiled code in `engines.cpu.objects`. `understood` tries that first on
+objects whose facts are known; where an interpreter or a NumPy stores them otherwise, nothing is
+read, and each array is asked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -21,28 +21,27 @@ import numpy as np
 
 from ..memory import reals_at
 
-#: Words of an object: its class, which every object has; and of an array the number of its axes,
-#: its dtype and its flags, the address of its elements, and that of its shape.
-CLASS, FACTS, ELEMENTS, SHAPE = 1, np.array([3, 7, 8]), 2, 4
+#: Words of an object: its class, which every object has; and of an array the address of its
+#: elements, the number of its axes, the address of its shape, its dtype and its flags.
+CLASS, ELEMENTS, AXES, SHAPE, DTYPE, FLAGS = 1, 2, 3, 4, 7, 8
 
-#: Reads the address of the elements, the dtype and the flags, of one array.
-_READ = struct.Struct("=16xq32xqi").unpack_from
+#: The word of a tuple where its items begin, and of a list that has the address of its items.
+ITEMS = 3
 
 #: The lower half of a word, which is all of an int; and of the flags, those for C order, aligned,
 #: and, for what is written, writable.
 HALF, ORDERED, WRITABLE = 0xFFFFFFFF, 0x101, 0x501
 
-#: All memory, as bytes, and as words but for the first. Only what is known to be there is read.
+#: Reads the address of the elements, the dtype and the flags, of one array.
+_READ = struct.Struct("=16xq32xqi").unpack_from
+
+#: All memory, as bytes. Only what is known to be there is read.
 _ALL = (ctypes.c_char * sys.maxsize).from_address(0)
-_WORDS = reals_at(8, 1 << 59, np.dtype(np.int64))
 
 _ARRAY = np.ndarray
 
-#: Arrays that are found faster together than one by one.
-MANY = 24
 
-
-class Few:
+class Finder:
     """Finds arrays of these shapes, and of one dtype."""
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], dtype: Any) -> None:
@@ -61,69 +60,36 @@ class Few:
             found.append(address)
         return found
 
-    def watch(self, arrays: Sequence[Any]) -> Callable[[], Any]:
-        """A function that says where arrays are, which compares, if they are still written."""
-        return lambda: self.find(arrays, WRITABLE)
 
-
-class Many(Few):
-    """Finds many arrays of these shapes, and of one dtype."""
-
-    def __init__(self, shapes: Sequence[tuple[int, ...]], dtype: Any) -> None:
-        super().__init__(shapes, dtype)
-        ranks = np.array([len(shape) for shape in shapes], np.int64)
-        self._shape = np.array([n for shape in shapes for n in shape], np.int64)
-        self._array = np.repeat(np.arange(len(shapes)), ranks)
-        self._axis = np.arange(len(self._shape)) - np.repeat(np.cumsum(ranks) - ranks, ranks)
-        self._wanted = np.empty((len(shapes), len(FACTS)), np.int64)
-        self._wanted[:, 0], self._wanted[:, 1] = ranks, id(dtype)
-
-    def find(self, arrays: Sequence[Any], flags: int = ORDERED) -> list[int | None]:
-        """The address of each; None unless it is as expected, and has these flags."""
-        found = self._together(_places(arrays), flags)
-        return super().find(arrays, flags) if found is None else found.tolist()
-
-    def watch(self, arrays: Sequence[Any]) -> Callable[[], Any]:
-        """A function that says where arrays are, which compares, if they are still written."""
-        first = _places(arrays)
-
-        def now() -> Any:
-            found = self._together(first, WRITABLE)
-            return None if found is None else found.tobytes()
-
-        return now
-
-    def _together(self, first: Any, flags: int) -> Any:
-        """The addresses of arrays whose first words are here; None unless all are as expected."""
-        self._wanted[:, 2] = flags
-        if (_WORDS[first + CLASS] != id(_ARRAY)).any():
-            return None  # an object that may have no further words
-        facts = _WORDS[first[:, None] + FACTS] & (HALF, -1, flags)
-        if not np.array_equal(facts, self._wanted):
-            return None
-        shapes = _place(_WORDS[first + SHAPE])
-        if not np.array_equal(_WORDS[shapes[self._array] + self._axis], self._shape):
-            return None
-        return _WORDS[first + ELEMENTS]
-
-
-def _places(objects: Sequence[Any]) -> Any:
-    """Where the words of each object begin."""
-    return _place(np.fromiter(map(id, objects), np.int64, len(objects)))
-
-
-def _place(address: Any) -> Any:
-    """The index of the word at an address."""
-    return address // 8 - 1
+def words_of(x: Any, number: int) -> Any:
+    """The first words of an object, as long as it lives."""
+    return reals_at(id(x), number, np.dtype(np.int64))
 
 
 @cache
 def understood() -> bool:
-    """Return whether array objects are stored as described here; it is tried out on some."""
+    """Return whether objects are stored as described here; it is tried out on some."""
     if sys.implementation.name != "cpython" or np.dtype(np.intp).itemsize != 8:
         return False
-    if np.ndarray.__basicsize__ < 8 * (1 + max(FACTS)) or id(np.ndarray) % 8:
+    if np.ndarray.__basicsize__ < 8 * (1 + FLAGS) or tuple.__basicsize__ != 8 * ITEMS:
         return False
+    if list.__basicsize__ < 8 * (1 + ITEMS):
+        return False
+    return _containers_understood() and _arrays_understood()
+
+
+def _containers_understood() -> bool:
+    items = [object(), 1.0, None]
+    same, places = tuple(items), [id(x) for x in items]
+    if words_of(same, ITEMS + len(items))[ITEMS:].tolist() != places:
+        return False
+    words = words_of(items, 1 + ITEMS).tolist()
+    if words[CLASS] != id(list):
+        return False
+    return bool(reals_at(words[ITEMS], len(items), np.dtype(np.int64)).tolist() == places)
+
+
+def _arrays_understood() -> bool:
     base = np.zeros((4, 6, 5), np.float32)
     line = base.reshape(-1)
     fitting = [base, base[1], base[2, 3], base[0, 0, 0:1], base[:0], line[7:], base[0, 0, 0, ...]]
@@ -131,14 +97,22 @@ def understood() -> bool:
     locked.flags.writeable = False
     others: list[Any] = [base[:, :, 0], base[:, 1].T, base[0, :5], base[0].astype(np.float64)]
     others += [[], 1.0]
-    places = [x.ctypes.data for x in fitting]
-    for kind in (Few, Many):
-        like = kind([locked.shape], base.dtype)
-        if (
-            kind([x.shape for x in fitting], base.dtype).find(fitting, WRITABLE) != places
-            or like.find([locked]) != [locked.ctypes.data]
-            or like.find([locked], WRITABLE) != [None]
-            or any(like.find([x]) != [None] for x in others)
-        ):
+    like = Finder([locked.shape], base.dtype)
+    if (
+        Finder([x.shape for x in fitting], base.dtype).find(fitting, WRITABLE)
+        != [x.ctypes.data for x in fitting]
+        or like.find([locked]) != [locked.ctypes.data]
+        or like.find([locked], WRITABLE) != [None]
+        or any(like.find([x]) != [None] for x in others)
+    ):
+        return False
+    for x in fitting:
+        word = words_of(x, 1 + FLAGS)
+        if word[CLASS] != id(_ARRAY) or word[DTYPE] != id(x.dtype) or word[AXES] & HALF != x.ndim:
             return False
-    return True
+        if word[ELEMENTS] != x.ctypes.data or word[FLAGS] & WRITABLE != WRITABLE:
+            return False
+        shape = reals_at(word[SHAPE].item(), x.ndim, np.dtype(np.int64)) if x.ndim else ()
+        if tuple(shape) != x.shape:
+            return False
+    return bool(words_of(locked, 1 + FLAGS)[FLAGS] & WRITABLE != WRITABLE)

@@ -158,6 +158,8 @@ class Addresses:
     Autograd sees no operation, but learns that the tensors have changed.
     """
 
+    objects: Sequence[Any] | None = None
+
     def __init__(self, params: Sequence[Any], itemsize: int) -> None:
         self._params = params
         self._likes = [(p.dtype, p.shape, p.stride()) for p in params]

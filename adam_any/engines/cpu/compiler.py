@@ -30,6 +30,9 @@ from .machine_code import MachineCode
 #: million float32 by a tenth faster in chunks of 65536 than of 16384), short ones end together.
 CHUNK, SHORT = 1 << 16, 1 << 13
 
+#: What is compiled into a kernel, beside its text.
+_COMPILED = ("half_numba", "objects", "objects_numba", "work_queue")
+
 #: The types of what a kernel is called with, and returns.
 SIGNATURE = "void(int64, int64, int64, int64, int64)"
 
@@ -77,29 +80,28 @@ class Launch:
     """A kernel bound to a table."""
 
     def __init__(self, run: Any, table: Table, words: Words) -> None:
-        from .workers import work
+        from . import workers
 
-        self._work, self._run, self._elements = work, run, table.elements
         self._held = (table.addresses, table.chunks, table.tasks, words.array)
         places = [x.ctypes.data for x in self._held]
         self._job = np.array([*places, len(table.lengths), len(table.tasks) - 1], np.int64)
-        self._address = self._job.ctypes.data
+        self._run = workers.runner(run, self._job.ctypes.data, table.elements)
         self._pack, self.unfinished = words.pack, words.unfinished
 
     def __call__(self, number: int, values: Sequence[float]) -> None:
         """Run the kernel, which is told its number and the scalars."""
         self._pack(number, *values)
-        self._work(self._run, self._address, self._elements)
+        self._run()
 
 
-def loaded(kind: Kind) -> bool:
-    """Return whether a kernel is in this process."""
-    return numba_source(kind) in _kernels
+def loaded(text: str) -> bool:
+    """Return whether the function of a module with this text is in this process."""
+    return text in _kernels
 
 
-def kept(kind: Kind) -> bool:
-    """Return whether the machine code of a kernel is likely to be on disk: asked without Numba."""
-    return disk_cache.likely(_key(numba_source(kind)))
+def kept(text: str) -> bool:
+    """Return whether its machine code is likely to be on disk: asked without Numba."""
+    return disk_cache.likely(_key(text))
 
 
 _lock = threading.RLock()
@@ -112,15 +114,15 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def function(text: str) -> Any:
+def function(text: str, signature: str = SIGNATURE) -> Any:
     """The compiled function `run` of a module with this text."""
     with _lock:
         if text not in _kernels:
-            _kernels[text] = _compile(text)
+            _kernels[text] = _compile(text, signature)
         return _kernels[text]
 
 
-def _compile(text: str) -> Any:
+def _compile(text: str, signature: str) -> Any:
     """The function `run` of a module with this text: its machine code from a file, or compiled."""
     import llvmlite
     import numba
@@ -133,15 +135,13 @@ def _compile(text: str) -> Any:
     processor = run.targetctx.codegen().magic_tuple()
     suffix = disk_cache.key(numba.__version__, llvmlite.__version__, *processor)
     run._cache = MachineCode(f"{key}-{suffix}")
-    run.compile(SIGNATURE)
-    run.disable_compile()
-    return run
+    run.compile(signature)
+    (compiled,) = run.overloads.values()
+    return compiled.entry_point  # without the dispatcher, which takes 0.1 us to look at types
 
 
 @cache
 def _key(text: str) -> str:
     """A key that stands for all that goes into a kernel but Numba and the processor."""
-    imported = (
-        Path(__file__).with_name(f"{x}.py").read_text() for x in ("half_numba", "work_queue")
-    )
+    imported = (Path(__file__).with_name(f"{x}.py").read_text() for x in _COMPILED)
     return disk_cache.key(text, *imported, str(sys.implementation.cache_tag))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -28,7 +29,8 @@ from ..kernels.table import Gradients, Table, addresses, match_memory_order, pie
 from ..protocol import Takes, Unfinished
 from . import compiler, tiles
 from .adder import Adder
-from .payoff import Payoff
+from .objects import Look
+from .payoff import Payoff, looks
 
 #: Reals that are copied at a time from gradients that cannot be read in place.
 PIECE = 1 << 19
@@ -83,6 +85,11 @@ class Plan:
         self._gradients = Gradients(leaves, self._arrays)
         self._pack = struct.Struct(f"{len(leaves)}q").pack_into
         self._row = self._table.gradients.data
+        #: The look at all arrays at once, where it has paid; how many there were one by one, and
+        #: how many will be.
+        self._at_once: Look | None = None
+        self._looks = self._enough = 0
+        self._written = Written(())
 
     def current(self) -> bool:
         """Return whether parameters are where they were, and another kernel would not pay now."""
@@ -93,6 +100,9 @@ class Plan:
 
     def gather(self, grads: Sequence[Any], written: Written) -> list[Any]:
         """For each leaf the address of its gradient, or the gradient where it must be copied."""
+        if written is not self._written:
+            self._written, self._at_once, self._looks = written, None, 0
+            self._enough = looks(sum(len(arrays.objects or ()) for arrays in self._watched))
         return self._gradients.find(grads, written, self._look)
 
     def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
@@ -112,16 +122,30 @@ class Plan:
             return g
         return extent.address
 
-    def look(self, grads: Sequence[Any]) -> list[int] | None:
+    def look(self, grads: Sequence[Any]) -> Sequence[int] | None:
         """The address of each gradient, if the step is like the one before."""
+        if self._at_once is not None:
+            return self._at_once(grads)
+        self._looks += 1
+        if self._looks == self._enough:
+            self._at_once = self._look_at_once()
         return self._gradients.again(grads) if self.current() else None
+
+    def _look_at_once(self) -> Look | None:
+        objects = [arrays.objects for arrays in self._watched]
+        if isinstance(self._kernel, compiler.Kernel) and None not in objects:
+            watched = [x for mine in objects for x in mine or ()]
+            with suppress(Exception):  # whatever it is, there is the other way
+                return Look(self.leaves, watched, self._written, self._row)
+        return None
 
     def launch(
         self, number: int, scalars: Sequence[float], gradients: Sequence[Any]
     ) -> list[Update]:
         """Update every leaf that has an address, in place."""
         self._arrays.written(gradients)  # before, since nothing may be left to do after the launch
-        self._bind(gradients)
+        if gradients is not self._row:
+            self._bind(gradients)
         self._launch(number, scalars)
         return []
 

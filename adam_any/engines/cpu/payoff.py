@@ -13,17 +13,23 @@ another thread, each NumPy call that lets go of the interpreter waits 5 ms to ge
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from math import inf
 
 from ..kernels.program import Kind
-from . import compiler, tiles
+from . import compiler, objects, tiles
+from .codegen import numba_source
 
 #: What loading machine code costs, and compiling, in elements that tiles lag behind meanwhile: 0.4
 #: and 1.1 s at 2.3 ns (float32, one core of a Xeon); and what each tile costs beside its elements.
 LOADING, COMPILING = 1 << 27, 1 << 29
 TILE = 1 << 13
+
+#: The same for the look at all arrays at once (`objects`): it is loaded in 5 ms and compiled in 0.3
+#: s, as parts of the above; and an array takes 1 us longer where it is looked at by itself.
+LOADING_LOOK, COMPILING_LOOK, ARRAY = 1 / 64, 1 / 4, 1 << 9
 
 #: How many steps a plan is expected to make yet.
 AHEAD = 1000
@@ -67,6 +73,16 @@ class Payoff:
 
 def price(kind: Kind) -> int:
     """The cost of having a program compiled: nothing, if it is."""
-    if compiler.loaded(kind):
+    text = numba_source(kind)
+    if compiler.loaded(text):
         return 0
-    return LOADING if compiler.kept(kind) else COMPILING
+    return LOADING if compiler.kept(text) else COMPILING
+
+
+def looks(arrays: int) -> int:
+    """The number of steps after which it pays to look at so many arrays at once."""
+    if compiler.loaded(objects.TEXT):
+        return 1
+    kept = compiler.kept(objects.TEXT)
+    price = LOADING_LOOK * LOADING if kept else COMPILING_LOOK * COMPILING
+    return max(1, int(min(price / (ARRAY * max(1, arrays)), sys.maxsize)) - AHEAD)

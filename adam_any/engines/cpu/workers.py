@@ -22,7 +22,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 
@@ -108,14 +108,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def work(run: Run, job: int, elements: int) -> None:
-    """Do a job of so many elements, with helpers where they are worth while and free."""
+def runner(run: Run, job: int, elements: int) -> Callable[[], None]:
+    """A function that does a job of so many elements."""
+    if elements < 2 * SHARE:
+        return partial(run, ALONE, job, 0, 0, 0)
+    return partial(_work, run, job, elements)
+
+
+def _work(run: Run, job: int, elements: int) -> None:
+    """Do a job with helpers, where they are worth while and free."""
     helpers = _helpers
-    if (
-        elements < 2 * SHARE
-        or helpers.words[LEADERS // 8]
-        or (number := min(threads(), elements // SHARE) - 1) < 1
-    ):
+    number = 0 if helpers.words[LEADERS // 8] else min(threads(), elements // SHARE) - 1
+    if number < 1:
         run(ALONE, job, 0, 0, 0)
     else:
         helpers.lead(run, job, elements, number)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adam_any import Adam
-from adam_any.engines.cpu import compiler, payoff, tiles
+from adam_any.engines.cpu import compiler, objects, payoff, tiles
 from tests.helpers.bits import same
 from tests.helpers.libraries import LIBRARIES, Lib, params
 
@@ -98,6 +98,19 @@ def test_what_is_in_this_process_costs_nothing_and_what_is_on_disk_less(prices: 
     assert payoff.price(kind) == 0
 
 
+@needs_numba
+def test_the_look_at_many_arrays_pays_sooner(prices: Any) -> None:
+    prices.setattr(payoff, "COMPILING", 1 << 29)
+    prices.setattr(payoff, "LOADING", 1 << 27)
+    expected = {}
+    for kept in (False, True):
+        prices.setattr(compiler, "kept", lambda *_, kept=kept: kept)
+        expected[kept] = [payoff.looks(number) for number in (1, 100, 10**6)]
+    assert expected == {False: [1 << 18, (1 << 18) // 100, 1], True: [1 << 12, 40, 1]}
+    compiler.function(objects.TEXT, objects.SIGNATURE)
+    assert payoff.looks(1) == 1
+
+
 def test_without_numba_it_stays_in_tiles(prices: Any) -> None:
     asked = []
     prices.setattr(compiler, "missing", lambda: asked.append(1) or "not here")
@@ -112,7 +125,7 @@ def test_without_numba_it_stays_in_tiles(prices: Any) -> None:
 def test_what_numba_cannot_compile_goes_on_in_tiles_and_says_so(prices: Any) -> None:
     tried = []
 
-    def failing(text: str) -> None:
+    def failing(text: str, signature: str) -> None:
         tried.append(text)
         raise MemoryError("no room")
 

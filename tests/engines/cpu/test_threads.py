@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def test_a_helper_computes_in_the_mode_of_its_leader(
         alone = stepped()
         assert any(differ(x, y) for x, y in zip(alone, usual, strict=True))
         with monkeypatch.context() as patch:
-            patch.setattr(workers, "work", by_a_helper)
+            patch.setattr(workers, "runner", lambda *job: partial(by_a_helper, *job))
             for x, y in zip(stepped(), alone, strict=True):
                 same(x, y)
         for x, y in zip(other.submit(stepped).result(), usual, strict=True):
