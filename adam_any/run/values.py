@@ -43,8 +43,7 @@ def _norm(x: Any) -> float:
     if isinstance(x, float):
         return abs(x)
     if x.dtype.char in "fdFD":
-        flat = x.ravel()
-        return math.sqrt(abs(np.vdot(flat, flat)))
+        return math.sqrt(np.vdot(x, x).real)
     return float(np.linalg.norm(np.asarray(x, "f8").ravel()))
 
 
