@@ -168,7 +168,7 @@ class Contents:
     ) -> list[Turn]:
         """One call of the plan for each set of coefficients; almost always there is one."""
         calls: dict[Any, list[Leaf]] = {}
-        leaves = plan.leaves
+        leaves, known = plan.leaves, sums.known
         if sums is NO_SUMS and len(self.kinds) == 1:
             counts = {leaf.steps for leaf in leaves if grads[leaf.index] is not None}
             if len(counts) < 2:
@@ -187,7 +187,8 @@ class Contents:
                 these = {leaf.index for leaf in leaves}
                 pairs = zip(plan.leaves, gathered, strict=True)
                 mine = [g if leaf.index in these else None for leaf, g in pairs]
-            c = self.coefficients(kind, count, leaves[0].backend.compute)
+            of = kind, count, leaves[0].backend.compute
+            c = known[of] if of in known else self.coefficients(*of)
             turns.append(Turn(plan, coefficients.bound(c, dict(scales)), mine))
         return turns
 
@@ -203,6 +204,7 @@ class Contents:
         With `finite` also the first leaf whose gradient is not.
         """
         found: dict[int, Any] = {}
+        sums = Sums()
         for plan, mine in zip(plans, gathered, strict=True):
             present = (leaf for leaf in plan.leaves if grads[leaf.index] is not None)
             calls = dict.fromkeys((leaf.kind, leaf.steps) for leaf in present)
@@ -218,7 +220,7 @@ class Contents:
                 ]
                 c = Coefficients()  # the test for finite numbers needs none, and asks no schedule
                 if self.kinds[kind].traced.terms(False).names:
-                    c = self.coefficients(kind, count, plan.leaves[0].backend.compute)
+                    c = self._known(sums, kind, count, plan.leaves[0].backend.compute)
                 for leaf, values in zip(plan.leaves, plan.add(finite, c, these), strict=True):
                     if values is not None:
                         found[leaf.index] = sums_of(terms.names, values)
@@ -227,7 +229,10 @@ class Contents:
             for leaf in self.leaves:
                 if leaf.index in found and getattr(found[leaf.index], FINITE) != 0:
                     return NO_SUMS, leaf
-        return (self._scales(found) if self.asks(False) else NO_SUMS), None
+        if not self.asks(False):
+            return NO_SUMS, None
+        self._set_scales(sums, found)
+        return sums, None
 
     def abstain(self, finite: bool) -> None:
         """Tell other processes, which wait for sums, that gradients are refused here."""
@@ -247,14 +252,21 @@ class Contents:
             leaf.index in mine for leaf in self.leaves if self.kind(leaf).key in keys
         )
 
-    def _scales(self, found: Mapping[int, Any]) -> Sums:
-        sums, shared = Sums(), dict[Any, dict[str, float]]()
+    def _known(self, sums: Sums, kind: int, count: int, compute: str) -> Coefficients:
+        """Coefficients, which a schedule is asked for once in a step."""
+        key = kind, count, compute
+        if key not in sums.known:
+            sums.known[key] = self.coefficients(*key)
+        return sums.known[key]
+
+    def _set_scales(self, sums: Sums, found: Mapping[int, Any]) -> None:
+        shared = dict[Any, dict[str, float]]()
         for leaf in self.leaves:
             if leaf.index not in found:
                 continue
             kind, compute = self.kind(leaf), leaf.backend.compute
             terms, mine = kind.traced.terms(False), (leaf.kind, leaf.steps, compute)
-            c = self.coefficients(*mine)
+            c = self._known(sums, *mine)
             if mine not in shared:
                 group = [
                     found[x.index]
@@ -264,7 +276,6 @@ class Contents:
                 shared[mine] = on_host(terms.group_scales, c, group, compute)
             own = on_host(terms.leaf_scales, c, found[leaf.index], compute)
             sums.set(leaf.index, shared[mine] | own)
-        return sums
 
     def coefficients(self, kind: int, count: int, compute: str) -> Coefficients:
         """The coefficients of the next update of a leaf that has had `count`."""
@@ -321,15 +332,15 @@ class Contents:
         if self._again is not None and self._change is self._again:
             self._again.count()
 
-    def find_short_way(self, tree: Tree, grads: Sequence[Any]) -> None:
+    def find_short_way(self, tree: Tree, grads: Sequence[Any], finite: bool) -> None:
         """Note that a step like this might have gone the short way; look for it after a few."""
         plans = self._plans
-        if plans is None or self._alike == ALIKE:
+        if plans is None or self._alike == ALIKE or self._sums:
             return
         if all(grads[leaf.index] is not None for plan in plans for leaf in plan.leaves):
             self._alike += 1
             if self._alike == ALIKE:
-                self._again = short_way(tree, self.kinds, plans)
+                self._again = short_way(tree, self.kinds, plans, finite)
 
     def settle(self) -> None:
         """Complete the change under way, if there is one, or drop it."""

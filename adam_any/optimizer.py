@@ -181,8 +181,8 @@ class Optimizer:
             for turn in contents.turns(plan, mine, aligned, sums)
         ]
         contents.step(turns, aligned)
-        if not contents.asks(finite) and len(contents.leaves) == len(aligned):
-            contents.find_short_way(self._tree, aligned)
+        if len(contents.leaves) == len(aligned):
+            contents.find_short_way(self._tree, aligned, finite)
 
     def _current(self) -> Any:
         """The parameters as they are now."""

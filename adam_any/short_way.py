@@ -1,7 +1,7 @@
 """The short way of a step like the one before it.
 
 Most steps differ from the one before in their numbers alone: the containers, classes, dtypes,
-shapes and places are the same, every leaf has a gradient, and no sums are asked for. Such a step
+shapes and places are the same, every leaf has a gradient, and no rule asks for sums. Such a step
 looks at each gradient, computes the scalars, and calls the kernels. It builds no objects beyond
 what the tree needs, so one leaf of a few elements takes 2 us and not 13.
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
-from .coefficients import rounded
+from .coefficients import Coefficients, rounded
 from .engines.protocol import Plan, QuickPlan, Takes, Unfinished
 from .groups import Kind
 from .leaf import Leaf, Update
@@ -41,12 +41,18 @@ class ShortWay:
 
     __slots__ = (
         *("_flat", "_launches", "_looks", "_number", "_progress", "_results", "_scalars"),
-        *("_split", "_turns", "calls"),
+        *("_split", "_tested", "_turns", "calls"),
     )
 
-    def __init__(self, flat: Callable[[Any], Sequence[Any] | None], turns: list[Turn]) -> None:
+    def __init__(
+        self, flat: Callable[[Any], Sequence[Any] | None], turns: list[Turn], finite: bool
+    ) -> None:
+        """With `finite` gradients are tested for finite numbers."""
         self._flat, self._turns, self.calls = flat, turns, len(turns)
-        self._looks = [plan.look for plan in dict.fromkeys(turn.plan for turn in turns)]
+        plans = list(dict.fromkeys(turn.plan for turn in turns))
+        self._looks = [plan.look for plan in plans]
+        #: The plans whose gradients are tested.
+        self._tested = plans if finite else []
         self._scalars = [turn.scalars for turn in turns]
         self._launches = [(turn.plan.launch, turn.place, turn.chosen) for turn in turns]
         #: The places of plans that make several calls, each for some of their leaves.
@@ -87,6 +93,8 @@ class ShortWay:
             if gradients is None:
                 return False
             found.append(list(gradients) if place in self._split else gradients)
+        if self._tested and not self._finite(found):
+            return False
         _, made, counts = self._progress
         values = []
         try:
@@ -107,6 +115,13 @@ class ShortWay:
             for leaf, new, moments in updates or ():
                 leaf.array, leaf.moments = new, moments
         self._progress = number, made + 1, counts
+        return True
+
+    def _finite(self, found: Sequence[Sequence[Any]]) -> bool:
+        for plan, gradients in zip(self._tested, found, strict=True):
+            for sums in plan.add(True, Coefficients(), gradients):
+                if sums is not None and sums[-1] != 0:
+                    return False
         return True
 
     def settle(self) -> bool:
@@ -147,8 +162,10 @@ class OneTurn(ShortWay):
 
     __slots__ = ("_launch", "_look", "_of_count")
 
-    def __init__(self, flat: Callable[[Any], Sequence[Any] | None], turns: list[Turn]) -> None:
-        super().__init__(flat, turns)
+    def __init__(
+        self, flat: Callable[[Any], Sequence[Any] | None], turns: list[Turn], finite: bool
+    ) -> None:
+        super().__init__(flat, turns, finite)
         (turn,) = turns
         self._look, self._launch = turn.plan.look, turn.plan.launch
         self._of_count = turn.scalars
@@ -160,6 +177,8 @@ class OneTurn(ShortWay):
             return False
         found = self._look(mine)
         if found is None:
+            return False
+        if self._tested and not self._finite((found,)):
             return False
         _, made, counts = self._progress
         try:
@@ -177,10 +196,17 @@ class OneTurn(ShortWay):
         return True
 
 
-def short_way(tree: Tree, kinds: Sequence[Kind], plans: Sequence[Plan]) -> ShortWay | None:
-    """The short way of a step of all leaves of these plans, or None where there is none."""
+def short_way(
+    tree: Tree, kinds: Sequence[Kind], plans: Sequence[Plan], finite: bool
+) -> ShortWay | None:
+    """The short way of a step of all leaves of these plans, or None where there is none.
+
+    With `finite` gradients are tested for finite numbers.
+    """
     if not plans or not all(hasattr(plan, "look") for plan in plans):
         return None
+    if finite and any(leaf.library.spread for plan in plans for leaf in plan.leaves):
+        return None  # all processes must come to the same answer
     turns = []
     for place, plan in enumerate(cast("Sequence[QuickPlan]", plans)):
         groups: dict[tuple[int, int], list[Leaf]] = {}
@@ -191,7 +217,7 @@ def short_way(tree: Tree, kinds: Sequence[Kind], plans: Sequence[Plan]) -> Short
             chosen = [leaf.index in mine for leaf in plan.leaves] if len(groups) > 1 else None
             compute = leaves[0].backend.compute
             turns.append(Turn(plan, place, leaves, chosen, _scalars(kinds[k], plan.takes, compute)))
-    return (OneTurn if len(turns) == 1 else ShortWay)(tree.quick(), turns)
+    return (OneTurn if len(turns) == 1 else ShortWay)(tree.quick(), turns, finite)
 
 
 def _scalars(kind: Kind, takes: Takes, compute: str) -> Scalars:

@@ -157,6 +157,8 @@ class Sums:
 
     def __init__(self) -> None:
         self._scales: dict[int, tuple[tuple[str, float], ...]] = {}
+        #: The other coefficients, as far as they are known: by kind, count and compute dtype.
+        self.known: dict[tuple[int, int, str], Coefficients] = {}
 
     def set(self, index: int, scales: Mapping[str, float]) -> None:
         """Note the coefficients of a leaf."""

@@ -263,18 +263,42 @@ def test_a_parameter_that_has_changed_is_found() -> None:
     assert new == pytest.approx([-0.1 * (LONG + 3)] * 3) and opt.steps == {"": LONG + 3}
 
 
-def test_the_count_is_known_at_any_time() -> None:
+@pytest.mark.parametrize("norm", [None, 1.0])
+def test_the_count_is_known_at_any_time(norm: float | None) -> None:
     seen = []
 
     def lr(count: int) -> float:
         seen.append((count, opt.steps[""]))
         return 0.1
 
-    opt = Adam(np.zeros(2), lr=lr)
+    rule = rules.Adam(lr=lr)
+    opt = Optimizer(np.zeros(2), rule if norm is None else rules.Clipped(rule, norm=norm))
     for _ in range(10):
         opt.step(np.ones(2))
-    assert shortened(opt)
+    assert shortened(opt) is (norm is None)
     assert seen == [(k, k) for k in range(10)]  # asked once a step, which is not counted yet
+
+
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+def test_a_gradient_that_is_not_finite_is_found(lib: Lib, policy: str) -> None:
+    params = [lib.array([1.0, 2.0], "float32"), lib.array([3.0], "float32")]
+    grads = [lib.array([0.1, 0.2], "float32"), lib.array([0.3], "float32")]
+    opt = Adam(params, lr=0.1, nonfinite=policy, engine=lib.engine)
+    for _ in range(LONG + 2):
+        opt.step(grads)
+    assert shortened(opt) is ({x.engine for x in opt.explain()} <= {"cpu", "cuda", "xla"})
+    before = snapshot(opt)
+    for bad in (float("nan"), float("-inf"), 1e30):
+        wrong = [grads[0], lib.array([bad], "float32")]
+        if policy == "skip":
+            opt.step(wrong)
+        else:
+            with pytest.raises(ValueError, match="'1'"):
+                opt.step(wrong)
+        assert snapshot(opt) == before
+    assert opt.skipped == (3 if policy == "skip" else 0)
+    opt.step(grads)
+    assert set(opt.steps.values()) == {LONG + 3}
 
 
 def at_the_ninth(value: float) -> Callable[[int], float]:
