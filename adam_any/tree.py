@@ -103,7 +103,7 @@ class Tree:
 
     def build(self, leaves: Iterable[Any]) -> Any:
         """A tree of this structure, in new containers."""
-        return optree.tree_unflatten(self._spec, leaves)
+        return self._spec.unflatten(leaves)
 
     def gradients(self, tree: Any, *, stacklevel: int) -> list[Any]:
         """The leaves of a tree of gradients, in this order.
