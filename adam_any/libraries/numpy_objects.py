@@ -25,8 +25,9 @@ from ..memory import reals_at
 #: elements, the number of its axes, the address of its shape, its dtype and its flags.
 CLASS, ELEMENTS, AXES, SHAPE, DTYPE, FLAGS = 1, 2, 3, 4, 7, 8
 
-#: The word of a tuple where its items begin, and of a list that has the address of its items.
-ITEMS = 3
+#: The word of a list that has the address of its items, and of a tuple where its items begin (with
+#: Python 3.14 a word later).
+LIST_ITEMS, TUPLE_ITEMS = 3, tuple.__basicsize__ // 8
 
 #: The lower half of a word, which is all of an int; and of the flags, those for C order, aligned,
 #: and, for what is written, writable.
@@ -71,9 +72,7 @@ def understood() -> bool:
     """Return whether objects are stored as described here; it is tried out on some."""
     if sys.implementation.name != "cpython" or np.dtype(np.intp).itemsize != 8:
         return False
-    if np.ndarray.__basicsize__ < 8 * (1 + FLAGS) or tuple.__basicsize__ != 8 * ITEMS:
-        return False
-    if list.__basicsize__ < 8 * (1 + ITEMS):
+    if np.ndarray.__basicsize__ < 8 * (1 + FLAGS) or list.__basicsize__ < 8 * (1 + LIST_ITEMS):
         return False
     return _containers_understood() and _arrays_understood()
 
@@ -81,12 +80,12 @@ def understood() -> bool:
 def _containers_understood() -> bool:
     items = [object(), 1.0, None]
     same, places = tuple(items), [id(x) for x in items]
-    if words_of(same, ITEMS + len(items))[ITEMS:].tolist() != places:
+    if words_of(same, TUPLE_ITEMS + len(items))[TUPLE_ITEMS:].tolist() != places:
         return False
-    words = words_of(items, 1 + ITEMS).tolist()
+    words = words_of(items, 1 + LIST_ITEMS).tolist()
     if words[CLASS] != id(list):
         return False
-    return bool(reals_at(words[ITEMS], len(items), np.dtype(np.int64)).tolist() == places)
+    return bool(reals_at(words[LIST_ITEMS], len(items), np.dtype(np.int64)).tolist() == places)
 
 
 def _arrays_understood() -> bool:

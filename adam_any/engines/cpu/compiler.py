@@ -31,7 +31,10 @@ from .machine_code import MachineCode
 CHUNK, SHORT = 1 << 16, 1 << 13
 
 #: What is compiled into a kernel, beside its text.
-_COMPILED = ("half_numba", "objects", "objects_numba", "work_queue")
+_COMPILED = (
+    *("half_numba", "objects", "objects_numba", "work_queue"),
+    "../../libraries/numpy_objects",
+)
 
 #: The types of what a kernel is called with, and returns.
 SIGNATURE = "void(int64, int64, int64, int64, int64)"
@@ -143,5 +146,5 @@ def _compile(text: str, signature: str) -> Any:
 @cache
 def _key(text: str) -> str:
     """A key that stands for all that goes into a kernel but Numba and the processor."""
-    imported = (Path(__file__).with_name(f"{x}.py").read_text() for x in _COMPILED)
+    imported = ((Path(__file__).parent / f"{x}.py").read_text() for x in _COMPILED)
     return disk_cache.key(text, *imported, str(sys.implementation.cache_tag))

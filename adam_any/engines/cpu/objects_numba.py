@@ -17,9 +17,10 @@ from ...libraries.numpy_objects import (
     ELEMENTS,
     FLAGS,
     HALF,
-    ITEMS,
+    LIST_ITEMS,
     ORDERED,
     SHAPE,
+    TUPLE_ITEMS,
     WRITABLE,
 )
 from .objects import (
@@ -71,9 +72,9 @@ def run(job: int, container: int) -> int:
     """
     mine = words(job)
     array, row = mine[ARRAY], mine[EXPECTED]
-    items = words(container + 8 * ITEMS)
+    items = words(container + 8 * TUPLE_ITEMS)
     if words(container)[CLASS] == mine[LIST]:
-        items = words(items[0])
+        items = words(words(container)[LIST_ITEMS])
     found, lows, highs = words(mine[ROW]), words(mine[LOWS]), words(mine[HIGHS])
     for k in range(mine[GRADIENTS]):
         expected = words(row)
