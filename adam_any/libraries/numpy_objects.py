@@ -25,9 +25,9 @@ from ..memory import reals_at
 #: elements, the number of its axes, the address of its shape, its dtype and its flags.
 CLASS, ELEMENTS, AXES, SHAPE, DTYPE, FLAGS = 1, 2, 3, 4, 7, 8
 
-#: The word of a list that has the address of its items, and of a tuple where its items begin (with
-#: Python 3.14 a word later).
-LIST_ITEMS, TUPLE_ITEMS = 3, tuple.__basicsize__ // 8
+#: The words of a list or tuple: its length; in a list the address of its items; and in a tuple
+#: where they begin, with Python 3.14 a word later.
+LENGTH, LIST_ITEMS, TUPLE_ITEMS = 2, 3, tuple.__basicsize__ // 8
 
 #: The lower half of a word, which is all of an int; and of the flags, those for C order, aligned,
 #: and, for what is written, writable.
@@ -80,10 +80,11 @@ def understood() -> bool:
 def _containers_understood() -> bool:
     items = [object(), 1.0, None]
     same, places = tuple(items), [id(x) for x in items]
-    if words_of(same, TUPLE_ITEMS + len(items))[TUPLE_ITEMS:].tolist() != places:
+    words = words_of(same, TUPLE_ITEMS + len(items)).tolist()
+    if words[LENGTH] != len(items) or words[TUPLE_ITEMS:] != places:
         return False
     words = words_of(items, 1 + LIST_ITEMS).tolist()
-    if words[CLASS] != id(list):
+    if words[CLASS] != id(list) or words[LENGTH] != len(items):
         return False
     return bool(reals_at(words[LIST_ITEMS], len(items), np.dtype(np.int64)).tolist() == places)
 

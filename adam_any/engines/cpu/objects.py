@@ -15,11 +15,11 @@ import numpy as np
 from ...leaf import Leaf
 from ...memory import Written
 
-#: What a call is given, word by word: the addresses of the two classes, `ndarray` and `list`; of
-#: the rows, first those of the gradients, then those of the arrays that are watched, and how many
-#: there are; where to write the gradients' addresses; and the memory that is written.
-ARRAY, LIST, EXPECTED, GRADIENTS, WATCHED, ROW, LOWS, HIGHS, SPANS = range(9)
-JOB = 9
+#: What a call is given, word by word: the addresses of the two classes, `ndarray` and `list`; how
+#: many items the container has at least; where the rows are, first those of the gradients, then
+#: those of the arrays that are watched, and how many there are; where to write the gradients'
+#: addresses; and the memory that is written.
+ARRAY, LIST, ITEMS, EXPECTED, GRADIENTS, WATCHED, ROW, LOWS, HIGHS, SPANS = range(10)
 
 #: What is expected of an array: dtype, number of axes, and where its shape is. Then, of a gradient,
 #: its place in the container and its size in bytes; of one that is watched, where its elements
@@ -65,8 +65,8 @@ class Look:
         places = [x.ctypes.data for x in held]
         self._job = np.array(
             [
-                *(id(np.ndarray), id(list), places[0], len(leaves), len(watched)),
-                *(*places[1:], len(lows)),
+                *(id(np.ndarray), id(list), 1 + max(leaf.index for leaf in leaves)),
+                *(places[0], len(leaves), len(watched), *places[1:], len(lows)),
             ],
             np.int64,
         )

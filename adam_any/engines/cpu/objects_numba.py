@@ -10,37 +10,8 @@ from __future__ import annotations
 
 from numba import njit
 
-from ...libraries.numpy_objects import (
-    AXES,
-    CLASS,
-    DTYPE,
-    ELEMENTS,
-    FLAGS,
-    HALF,
-    LIST_ITEMS,
-    ORDERED,
-    SHAPE,
-    TUPLE_ITEMS,
-    WRITABLE,
-)
-from .objects import (
-    ARRAY,
-    EXPECTED,
-    GRADIENTS,
-    HIGHS,
-    LIST,
-    LOWS,
-    OBJECT,
-    PLACE,
-    RANK,
-    ROW,
-    SHAPES,
-    SIZE,
-    SPANS,
-    TYPE,
-    WATCHED,
-    WIDTH,
-)
+from ...libraries import numpy_objects as layout
+from . import objects as given
 from .work_queue import words
 
 
@@ -48,15 +19,15 @@ from .work_queue import words
 def fits(x: int, row: int, array: int, flags: int) -> bool:
     """Return whether an object is an array as a row says, and has these flags."""
     found = words(x)
-    if found[CLASS] != array:
+    if found[layout.CLASS] != array:
         return False
     expected = words(row)
-    if found[DTYPE] != expected[TYPE] or found[FLAGS] & flags != flags:
+    if found[layout.DTYPE] != expected[given.TYPE] or found[layout.FLAGS] & flags != flags:
         return False
-    rank = expected[RANK]
-    if found[AXES] & HALF != rank:
+    rank = expected[given.RANK]
+    if found[layout.AXES] & layout.HALF != rank:
         return False
-    mine, shape = words(found[SHAPE]), words(expected[SHAPES])
+    mine, shape = words(found[layout.SHAPE]), words(expected[given.SHAPES])
     for axis in range(rank):  # noqa: SIM110 (Numba has no all() of a generator)
         if mine[axis] != shape[axis]:
             return False
@@ -71,33 +42,38 @@ def run(job: int, container: int) -> int:
     written.
     """
     mine = words(job)
-    array, row = mine[ARRAY], mine[EXPECTED]
-    items = words(container + 8 * TUPLE_ITEMS)
-    if words(container)[CLASS] == mine[LIST]:
-        items = words(words(container)[LIST_ITEMS])
-    found, lows, highs = words(mine[ROW]), words(mine[LOWS]), words(mine[HIGHS])
-    for k in range(mine[GRADIENTS]):
+    array, row = mine[given.ARRAY], mine[given.EXPECTED]
+    held, items = words(container), words(container + 8 * layout.TUPLE_ITEMS)
+    if held[layout.LENGTH] < mine[given.ITEMS]:
+        return 0  # another thread has taken some out
+    if held[layout.CLASS] == mine[given.LIST]:
+        items = words(held[layout.LIST_ITEMS])
+    found, lows, highs = words(mine[given.ROW]), words(mine[given.LOWS]), words(mine[given.HIGHS])
+    for k in range(mine[given.GRADIENTS]):
         expected = words(row)
-        x = items[expected[PLACE]]
-        if not fits(x, row, array, ORDERED):
+        x = items[expected[given.PLACE]]
+        if not fits(x, row, array, layout.ORDERED):
             return 0
-        at = words(x)[ELEMENTS]
+        at = words(x)[layout.ELEMENTS]
         # As `Written.near`: the first leaf above the gradient, and how far those below it reach.
-        first, last = 0, mine[SPANS]
+        first, last = 0, mine[given.SPANS]
         while first < last:
             middle = (first + last) >> 1
-            if lows[middle] < at + expected[SIZE]:
+            if lows[middle] < at + expected[given.SIZE]:
                 first = middle + 1
             else:
                 last = middle
         if highs[first] > at:
             return 0
         found[k] = at
-        row += 8 * WIDTH
-    for _ in range(mine[WATCHED]):
+        row += 8 * given.WIDTH
+    for _ in range(mine[given.WATCHED]):
         expected = words(row)
-        x = expected[OBJECT]
-        if not fits(x, row, array, WRITABLE) or words(x)[ELEMENTS] != expected[PLACE]:
+        x = expected[given.OBJECT]
+        if (
+            not fits(x, row, array, layout.WRITABLE)
+            or words(x)[layout.ELEMENTS] != expected[given.PLACE]
+        ):
             return 0
-        row += 8 * WIDTH
+        row += 8 * given.WIDTH
     return 1

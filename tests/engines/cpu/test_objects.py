@@ -71,6 +71,13 @@ def test_a_gradient_that_is_not_as_expected_is_a_doubt(name: str) -> None:
     assert plan.look(grads) is None
 
 
+@pytest.mark.parametrize("container", [list, tuple])
+def test_a_container_that_has_become_too_short_is_a_doubt(container: Any) -> None:
+    plan, _, grads = stepped()
+    assert plan.look(container(grads))
+    assert plan.look(container(grads[:2])) is None
+
+
 def locked(p: Any) -> None:
     p.flags.writeable = False
 
