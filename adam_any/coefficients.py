@@ -178,6 +178,12 @@ def nested(values: Mapping[str, Any]) -> Coefficients:
     return c
 
 
+def empty(rule: Rule) -> Coefficients:
+    """The coefficients of a rule and those that it holds, without the numbers."""
+    inner = held(rule)
+    return Coefficients() if inner is None else Coefficients(rule=empty(inner))
+
+
 def bound(c: Coefficients, values: Mapping[str, Any]) -> Coefficients:
     """The coefficients with other values for some, by path."""
     if not values:

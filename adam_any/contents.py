@@ -335,7 +335,7 @@ class Contents:
     def find_short_way(self, tree: Tree, grads: Sequence[Any], finite: bool) -> None:
         """Note that a step like this might have gone the short way; look for it after a few."""
         plans = self._plans
-        if plans is None or self._alike == ALIKE or self._sums:
+        if plans is None or self._alike == ALIKE:
             return
         if all(grads[leaf.index] is not None for plan in plans for leaf in plan.leaves):
             self._alike += 1

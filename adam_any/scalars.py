@@ -12,18 +12,21 @@ coefficients are then computed as at every other step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
-from .coefficients import by_path, evaluate, held_count
+from .coefficients import by_path, evaluate, held_count, nested
 from .dtypes import DTYPES
 from .engines.protocol import Takes
 from .rule import Rule, declares_number, held, items, range_of, replaced
+from .sums import Terms
 
-#: Gives the scalars of a leaf that has had so many updates, not yet rounded. It raises what a
-#: schedule raises, or ArithmeticError or ValueError: also for one that may be too large to round.
-Scalars = Callable[[int], Sequence[float]]
+#: Gives the scalars of leaves that have had so many updates, not yet rounded; from their sums, leaf
+#: by leaf, where the rule asks for some. It raises what a schedule raises, or ArithmeticError or
+#: ValueError: also for one that may be too large to round.
+Scalars = Callable[[int, Sequence[float]], Sequence[float]]
 
 #: The functions of the array API that `rules._scalars` calls with what is not a float.
 _FUNCTIONS = {
@@ -46,7 +49,9 @@ class _Tape:
     def __init__(self) -> None:
         #: Expressions, and the names of their values.
         self.lines: dict[str, str] = {}
-        self.names: dict[str, Any] = {"sqrt": math.sqrt, "expm1": math.expm1, "log": math.log}
+        self.names: dict[str, Any] = {
+            name: getattr(math, name) for name in ("sqrt", "expm1", "log", "fsum")
+        }
 
     def __getattr__(self, name: str) -> Callable[..., _Number]:
         if name not in _FUNCTIONS:
@@ -58,11 +63,16 @@ class _Tape:
         expression = text.format(*map(self.operand, operands))
         return _Number(self, self.lines.setdefault(expression, f"x{len(self.lines)}"))
 
-    def call(self, function: Callable[[Any], Any], count: Any) -> _Number:
-        """The symbol of what a function of a count returns."""
-        name = f"f{len(self.names)}"
+    def fsum(self, parts: Sequence[Any]) -> _Number:
+        """The symbol of an exact sum."""
+        return self.apply(f"fsum(({'{}, ' * len(parts)}))", *parts)
+
+    def call(self, function: Callable[[Any], Any], x: Any) -> _Number:
+        """The symbol of what a function of a number returns."""
+        known = {f: name for name, f in self.names.items()}
+        name = known.get(function) or f"f{len(self.names)}"
         self.names[name] = function
-        return self.apply(f"{name}({{}})", count)
+        return self.apply(f"{name}({{}})", x)
 
     def operand(self, x: Any) -> str:
         """A number as text, which is exact: `repr` of a float gives that float."""
@@ -72,8 +82,11 @@ class _Tape:
             raise _NotExpressibleError
         return f"({x!r})"
 
-    def function(self, results: Sequence[Any], limit: float) -> Callable[[int], Sequence[float]]:
-        """The function of the count `n` that gives these, which are to be smaller than a limit."""
+    def function(self, results: Sequence[Any], limit: float) -> Scalars:
+        """The function of the count `n` and the sums `s` that gives these numbers.
+
+        They are to be smaller than a limit.
+        """
         values = [self.operand(x) for x in results]
         small = [f"-{limit!r} < {x} < {limit!r}" for x in values if x in self.lines.values()]
         if not all(isinstance(x, _Number) or abs(x) < limit for x in results):
@@ -82,8 +95,10 @@ class _Tape:
         if small:
             lines += [f"if not ({' and '.join(small)}):", "    raise OverflowError"]
         body = "\n    ".join([*lines, f"return ({', '.join(values)},)"])
-        exec(compile(f"def scalars(n):\n    {body}\n", "<scalars of a rule>", "exec"), self.names)
-        made: Callable[[int], Sequence[float]] = self.names["scalars"]
+        exec(
+            compile(f"def scalars(n, s):\n    {body}\n", "<scalars of a rule>", "exec"), self.names
+        )
+        made: Scalars = self.names["scalars"]
         return made
 
 
@@ -120,8 +135,8 @@ class _Number:
     __hash__ = None  # type: ignore[assignment]
 
 
-def traced(rule: Rule, compute: str, takes: Takes) -> Scalars | None:
-    """The coefficients that a launch takes, then the constants, as a function of the count.
+def traced(rule: Rule, compute: str, takes: Takes, leaves: int = 1) -> Scalars | None:
+    """The coefficients that a launch for so many leaves takes, then the constants, as a function.
 
     None for a rule that symbols cannot run.
     """
@@ -129,10 +144,37 @@ def traced(rule: Rule, compute: str, takes: Takes) -> Scalars | None:
     count = _Number(tape, "n")
     try:
         known = by_path(_with_schedules(tape, rule, count), count + 1)
+        known |= _of_sums(tape, Terms(rule, finite=False), known, compute, leaves)
         results = [*(known[path] for path in takes.paths), *takes.constants]
         return tape.function(results, DTYPES[compute].limit)
     except Exception:  # whatever a rule does with what is not a number
         return None
+
+
+def _of_sums(
+    tape: _Tape, terms: Terms, known: Mapping[str, Any], compute: str, leaves: int
+) -> dict[str, Any]:
+    """The coefficients that all leaves have in common, by path, from symbols of their sums."""
+    if not terms.names:
+        return {}
+    width, round_ = len(terms.names), DTYPES[compute].round
+    numbers = {path: x for path, x in known.items() if isinstance(x, _Number | float | int)}
+    c = nested(
+        {
+            path: tape.call(round_, x) if isinstance(x, _Number) else round_(x)
+            for path, x in numbers.items()
+        }
+    )
+    sums = [
+        SimpleNamespace(
+            **{name: _Number(tape, f"s[{k * width + i}]") for i, name in enumerate(terms.names)}
+        )
+        for k in range(leaves)
+    ]
+    own = terms.leaf_scales(tape, c, sums[0])
+    if own and leaves > 1:
+        raise _NotExpressibleError  # each leaf has others
+    return terms.group_scales(tape, c, sums) | own
 
 
 def _with_schedules(tape: _Tape, rule: Rule, count: Any) -> Rule:

@@ -1,9 +1,9 @@
 """The short way of a step like the one before it.
 
 Most steps differ from the one before in their numbers alone: the containers, classes, dtypes,
-shapes and places are the same, every leaf has a gradient, and no rule asks for sums. Such a step
-looks at each gradient, computes the scalars, and calls the kernels. It builds no objects beyond
-what the tree needs, so one leaf of a few elements takes 2 us and not 13.
+shapes and places are the same, and every leaf has a gradient. Such a step looks at each gradient,
+computes the scalars, and calls the kernels. It builds no objects beyond what the tree needs, so one
+leaf of a few elements takes 2 us and not 13.
 
 Whatever is not like the step before goes the long way, which is the only one that refuses
 anything: here a doubt means "not this way", and nothing has changed. Step counts are kept here
@@ -13,11 +13,13 @@ until somebody asks for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
-from .coefficients import Coefficients, rounded
-from .engines.protocol import Plan, QuickPlan, Takes, Unfinished
+from .coefficients import Coefficients, empty, rounded
+from .engines.kernels.program import Program
+from .engines.protocol import Plan, QuickPlan, Unfinished
 from .groups import Kind
 from .leaf import Leaf, Update
 from .scalars import Scalars, traced
@@ -34,6 +36,13 @@ class Turn(NamedTuple):
     #: For each leaf of the plan whether it is one of these; None if all are.
     chosen: list[bool] | None
     scalars: Scalars
+    #: How many sums of each leaf these are made of, and what those are made with: no numbers.
+    sums: int
+    c: Coefficients
+
+
+#: The sums of a rule that asks for none.
+_NONE: Sequence[float] = ()
 
 
 class ShortWay:
@@ -99,7 +108,7 @@ class ShortWay:
         values = []
         try:
             for scalars, count in zip(self._scalars, counts):  # noqa: B905 (as many)
-                values.append(scalars(count + made))
+                values.append(scalars(count + made, _NONE))
         except (ArithmeticError, ValueError):
             return False
         results: list[list[Update] | None] = [None] * self.calls
@@ -160,7 +169,7 @@ class ShortWay:
 class OneTurn(ShortWay):
     """The same for a single call, which is most often enough: without a loop, a fifth faster."""
 
-    __slots__ = ("_launch", "_look", "_of_count")
+    __slots__ = ("_add", "_launch", "_look", "_of_count", "_width")
 
     def __init__(
         self, flat: Callable[[Any], Sequence[Any] | None], turns: list[Turn], finite: bool
@@ -168,7 +177,9 @@ class OneTurn(ShortWay):
         super().__init__(flat, turns, finite)
         (turn,) = turns
         self._look, self._launch = turn.plan.look, turn.plan.launch
-        self._of_count = turn.scalars
+        self._of_count, self._width = turn.scalars, turn.sums
+        asks = finite or turn.sums
+        self._add = partial(turn.plan.add, finite, turn.c) if asks else None
 
     def step(self, number: int, grads: Any) -> bool:
         """Make one step, whose call has this number, if it is like the one before it."""
@@ -178,11 +189,12 @@ class OneTurn(ShortWay):
         found = self._look(mine)
         if found is None:
             return False
-        if self._tested and not self._finite((found,)):
+        sums = _NONE if self._add is None else self._sums(found)
+        if sums is None:
             return False
         _, made, counts = self._progress
         try:
-            scalars = self._of_count(counts[0] + made)
+            scalars = self._of_count(counts[0] + made, sums)
         except (ArithmeticError, ValueError):
             return False
         results: list[list[Update] | None] = [None]
@@ -195,6 +207,16 @@ class OneTurn(ShortWay):
         self._progress = number, made + 1, counts
         return True
 
+    def _sums(self, gradients: Sequence[Any]) -> Sequence[float] | None:
+        """The sums that the rule asks for, leaf by leaf; None where a gradient is not finite."""
+        assert self._add is not None
+        flat: list[float] = []
+        for sums in self._add(gradients):
+            if sums is None or (self._tested and sums[-1] != 0):
+                return None
+            flat += sums[: self._width]
+        return flat
+
 
 def short_way(
     tree: Tree, kinds: Sequence[Kind], plans: Sequence[Plan], finite: bool
@@ -205,7 +227,8 @@ def short_way(
     """
     if not plans or not all(hasattr(plan, "look") for plan in plans):
         return None
-    if finite and any(leaf.library.spread for plan in plans for leaf in plan.leaves):
+    summed = any(kind.traced.terms(False).names for kind in kinds)
+    if (finite or summed) and any(leaf.library.spread for plan in plans for leaf in plan.leaves):
         return None  # all processes must come to the same answer
     turns = []
     for place, plan in enumerate(cast("Sequence[QuickPlan]", plans)):
@@ -215,19 +238,30 @@ def short_way(
         for (k, _), leaves in groups.items():
             mine = {leaf.index for leaf in leaves}
             chosen = [leaf.index in mine for leaf in plan.leaves] if len(groups) > 1 else None
-            compute = leaves[0].backend.compute
-            turns.append(Turn(plan, place, leaves, chosen, _scalars(kinds[k], plan.takes, compute)))
-    return (OneTurn if len(turns) == 1 else ShortWay)(tree.quick(), turns, finite)
+            scalars = _scalars(kinds[k], plan, leaves)
+            if scalars is None:
+                return None
+            width = len(kinds[k].traced.terms(False).names)
+            c = empty(kinds[k].rule)
+            turns.append(Turn(plan, place, leaves, chosen, scalars, width, c))
+    if len(turns) > 1:
+        return None if summed else ShortWay(tree.quick(), turns, finite)
+    return OneTurn(tree.quick(), turns, finite)
 
 
-def _scalars(kind: Kind, takes: Takes, compute: str) -> Scalars:
-    """What a launch takes for a kind, of the count."""
-    found = traced(kind.rule, compute, takes)
+def _scalars(kind: Kind, plan: QuickPlan, leaves: Sequence[Leaf]) -> Scalars | None:
+    """What a launch takes for leaves of a kind; None where sums are in the way."""
+    compute, takes = leaves[0].backend.compute, plan.takes
+    found = traced(kind.rule, compute, takes, len(leaves))
+    if kind.traced.terms(False).names:
+        program = kind.traced.summing(False)
+        alone = isinstance(program, Program) and not program.coefficients
+        return found if alone and not plan.adds_inside else None
     if found is not None:
         return found
     getters = [attrgetter(path) for path in takes.paths]
 
-    def asked(count: int) -> Sequence[float]:
+    def asked(count: int, sums: Sequence[float]) -> Sequence[float]:
         c = rounded(kind.at(count), count + 1, compute)
         return [*(get(c) for get in getters), *takes.constants]
 

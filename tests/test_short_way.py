@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,13 @@ def test_the_scalars_of_a_count_are_the_rule_s_own(rule: Any) -> None:
     assert scalars is not None
     for count in (*range(12), 999, 10**6):
         own = c.rounded(kind.at(count), count + 1, "float64")
-        assert tuple(scalars(count)) == tuple(program.values(own)), count
+        assert tuple(scalars(count, ())) == tuple(program.values(own)), count
+
+
+def test_sums_of_leaves_are_added_exactly() -> None:
+    scalars = traced(rules.Clipped(rules.Adam(), norm=1.0), "float64", Takes(("scale",)), 3)
+    assert scalars is not None
+    assert tuple(scalars(0, [1e16, 1.0, 1.0])) == (1 / math.sqrt(1e16 + 2),)
 
 
 def test_a_rule_with_an_if_on_the_count_has_scalars_of_the_long_way() -> None:
@@ -92,7 +99,7 @@ RULES: dict[str, Any] = {
 }
 
 
-def filled(tree: Any, lib: Lib, seed: int, dtype: str = "float32") -> Any:
+def filled(tree: Any, lib: Lib, seed: int, scale: float = 1.0) -> Any:
     """Random numbers in the shapes of a tree."""
     random = np.random.default_rng(seed)
 
@@ -101,7 +108,8 @@ def filled(tree: Any, lib: Lib, seed: int, dtype: str = "float32") -> Any:
             return {key: fill(value) for key, value in x.items()}
         if isinstance(x, list):
             return [fill(value) for value in x]
-        return float(random.normal()) if x is None else lib.array(random.normal(size=x), dtype)
+        new = scale * random.normal(size=() if x is None else x)
+        return float(new) if x is None else lib.array(new, "float32")
 
     return fill(tree)
 
@@ -119,6 +127,38 @@ def test_it_has_the_bits_of_the_long_way(
         quick = {"cpu", "cuda", "xla"} >= {choice.engine for choice in opt.explain()} - {"none"}
         assert shortened(opt) is (quick and alike == LONG)
         assert type(now) is type(opt.params)
+        ended.append(snapshot(opt))
+    assert ended[0] == ended[1]
+
+
+NORMS: dict[str, tuple[Any, Any, bool]] = {  # a rule, a tree, and whether there is a short way
+    "group": (rules.Clipped(rules.Adam(0.1), norm=0.7), [(5,), (2, 3), ()], True),
+    "schedule": (rules.Clipped(rules.SGD(0.1), norm=schedules.linear(3, 1, 9)), (5,), True),
+    "inside": (rules.Averaged(rules.Clipped(rules.Adam(0.1), norm=0.7)), [(3,), (4,)], True),
+    "leaf": (rules.Clipped(rules.Adam(0.1), leaf_norm=0.7), (5,), True),
+    "both": (rules.Clipped(rules.Adam(0.1), leaf_norm=1.5, norm=1.0), [(5,)], True),
+    "leaves": (rules.Clipped(rules.Adam(0.1), leaf_norm=0.7), [(5,), (3,)], False),
+    "value": (rules.Clipped(rules.Adam(0.1), value=0.5, norm=0.7), (5,), False),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("policy", ["propagate", "skip"])
+def test_a_norm_has_the_bits_of_the_long_way(
+    lib: Lib, name: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, tree, short = NORMS[name]
+    ended = []
+    for alike in (LONG, -1):
+        monkeypatch.setattr(contents, "ALIKE", alike)
+        opt = Optimizer(filled(tree, lib, 0), rule, nonfinite=policy, engine=lib.engine)
+        went = []
+        for seed in range(1, 14):
+            scale = {9: 0.0, 10: 1e30, 11: float("inf")}.get(seed, 10.0 ** (seed % 4 - 2))
+            opt.step(filled(tree, lib, seed, scale))
+            went.append(shortened(opt))
+        quick = {"cpu", "cuda"} >= {choice.engine for choice in opt.explain()}
+        assert any(went) is went[-1] is (quick and short and alike == LONG)
         ended.append(snapshot(opt))
     assert ended[0] == ended[1]
 
@@ -275,7 +315,7 @@ def test_the_count_is_known_at_any_time(norm: float | None) -> None:
     opt = Optimizer(np.zeros(2), rule if norm is None else rules.Clipped(rule, norm=norm))
     for _ in range(10):
         opt.step(np.ones(2))
-    assert shortened(opt) is (norm is None)
+    assert shortened(opt)
     assert seen == [(k, k) for k in range(10)]  # asked once a step, which is not counted yet
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def total(parts: Sequence[Any]) -> Any:
+def total(xp: Any, parts: Sequence[Any]) -> Any:
     """The sum of numbers, which on the host does not depend on their order."""
+    if hasattr(xp, "fsum"):  # it is being written down (`scalars`)
+        return xp.fsum(parts)
     if all(isinstance(x, float) for x in parts):  # NumPy's scalars, too
         return type(parts[0])(math.fsum(parts)) if all(map(math.isfinite, parts)) else sum(parts)
     return sum(parts)

@@ -73,7 +73,7 @@ class Clipped(Wrapper):
         if self.leaf_norm is not None:
             factors = [self.leaf_scales(xp, c, x)["leaf_scale"] for x in group]
             squares = [factor * factor * x for factor, x in zip(factors, squares, strict=True)]
-        return {"scale": limiting(xp, xp.sqrt(total(squares)), c.norm)}
+        return {"scale": limiting(xp, xp.sqrt(total(xp, squares)), c.norm)}
 
     def coefficients(self, t: int) -> dict[str, Any]:
         """The limits that there are."""

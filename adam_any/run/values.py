@@ -42,7 +42,10 @@ def norm(tree: Any) -> float:
 def _norm(x: Any) -> float:
     if isinstance(x, float):
         return abs(x)
-    if x.dtype.char in "fdFD":
+    kind = x.dtype.char
+    if kind in "fd" and x.ndim == 1:
+        return math.sqrt(x.dot(x))  # in half the time of a small vdot
+    if kind in "fdFD":
         return math.sqrt(np.vdot(x, x).real)
     return float(np.linalg.norm(np.asarray(x, "f8").ravel()))
 

@@ -67,6 +67,7 @@ class _Compiled:
         lengths = [leaf.reals for leaf in leaves]
         counts = [-(-n // BLOCK) for n in lengths]
         self._ranges = list(pairwise(accumulate(counts, initial=0)))
+        self._single = all(number == 1 for number in counts)
         self._blocks = np.zeros((sum(counts), width))
         own = self._blocks.ctypes.data
         # As the last array of each leaf, the place of its blocks' sums.
@@ -82,6 +83,9 @@ class _Compiled:
     def __call__(self, c: Coefficients, at: Sequence[int]) -> list[Sequence[float] | None]:
         self._table.gradients[:] = at
         self._launch(0, self._values(c))
+        if self._single:
+            rows = self._blocks.tolist()
+            return [row if address else None for row, address in zip(rows, at, strict=True)]
         return [
             [added(part) for part in self._blocks[first:last].T.tolist()] if address else None
             for address, (first, last) in zip(at, self._ranges, strict=True)

@@ -133,7 +133,7 @@ class Plan:
 
     def _look_at_once(self) -> Look | None:
         objects = [arrays.objects for arrays in self._watched]
-        if isinstance(self._kernel, compiler.Kernel) and None not in objects:
+        if not isinstance(self._kernel, tiles.Kernel) and None not in objects:
             watched = [x for mine in objects for x in mine or ()]
             with suppress(Exception):  # whatever it is, there is the other way
                 return Look(self.leaves, watched, self._written, self._row)
