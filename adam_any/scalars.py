@@ -1,11 +1,12 @@
 """The scalars of a step as one function of the count, traced from the rule once.
 
-A step of a few elements takes 2 us, and `Rule.coefficients` longer: a dozen calls, a dict,
-and arithmetic on numbers that never change. So it is run once on symbols, which write down what is
-done with the count: a few lines of Python, with the same operations in the same order and so the
-same bits. The rule remains the only statement of its formulas.
+A step of a few elements takes 2 us, and `Rule.coefficients` longer: a dozen calls, a dict, and
+arithmetic on numbers that never change. So it is run once on symbols, which write down what is done
+with the count: a few lines of Python, with the same operations in the same order and so the same
+bits. The rule remains the only statement of its formulas.
 
-A rule that does what symbols cannot, such as an `if` on the count, has no such function; its
+What a rule makes of sums over its leaves, a norm for example, is written down from symbols of the
+sums. A rule that does what symbols cannot, such as an `if` on the count, has no such function; its
 coefficients are then computed as at every other step.
 """
 

@@ -18,6 +18,13 @@ from .torch import MOMENTS
 #: torch's ways to run a step; here there is one.
 FLAGS = ("foreach", "capturable", "differentiable", "fused")
 
+#: What torch's classes call otherwise than the rules here.
+NAMES = {
+    "decoupled_weight_decay": "decoupled",
+    "initial_accumulator_value": "initial",
+    "step_sizes": "limits",
+}
+
 
 def torch_optimizer(rule: Any = None) -> Any:
     """Return a class of `torch.optim.Optimizer` that steps by a rule.
@@ -31,10 +38,10 @@ def torch_optimizer(rule: Any = None) -> Any:
     -------
     type
         It is made as torch's classes are: of parameters, named parameters or groups, and of the
-        rule's numbers by name. Groups, closures, hooks, `state_dict`, schedulers and `GradScaler`
-        are torch's own. Numbers in a group may be tensors of one element, which are read at each
-        step. torch's flags `foreach`, `fused`, `capturable` and `differentiable` are refused where
-        they are True.
+        rule's numbers by name, or by torch's name of them. Groups, closures, hooks, `state_dict`,
+        schedulers and `GradScaler` are torch's own. Numbers in a group may be tensors of one
+        element, which are read at each step. torch's flags `foreach`, `fused`, `capturable` and
+        `differentiable` are refused where they are True.
 
     Raises
     ------
@@ -63,6 +70,7 @@ def torch_optimizer(rule: Any = None) -> Any:
             for flag in FLAGS:
                 if given.pop(flag, None):
                     raise ValueError(f"{flag}=True is torch's way to run a step; leave it out")
+            given = _ours(given, names)
             unknown = [name for name in given if name not in names]
             if unknown:
                 raise TypeError(
@@ -75,8 +83,9 @@ def torch_optimizer(rule: Any = None) -> Any:
             super().__init__(params, defaults)
 
         def add_param_group(self, param_group: dict[str, Any]) -> None:
-            rules.validated(_with(base, {**self.defaults, **_known(param_group, names)}))
-            super().add_param_group(param_group)
+            group = _ours(param_group, names)
+            rules.validated(_with(base, {**self.defaults, **_known(group, names)}))
+            super().add_param_group(group)
 
         def __setstate__(self, state: dict[str, Any]) -> None:
             super().__setstate__(state)
@@ -127,6 +136,11 @@ def _rebuilt(rule: Any) -> Any:
     return cls.__new__(cls)
 
 
+def _ours(given: dict[str, Any], names: Any) -> dict[str, Any]:
+    """Arguments by the rule's own names."""
+    return {NAMES[x] if NAMES.get(x) in names else x: value for x, value in given.items()}
+
+
 def _known(group: Any, names: Any) -> dict[str, Any]:
     return {name: group[name] for name in names if name in group}
 
@@ -142,7 +156,7 @@ def _with(rule: Any, values: dict[str, Any]) -> Any:
 def _plain(x: Any) -> Any:
     if isinstance(x, tuple | list):
         return tuple(map(_plain, x))
-    return x.item() if hasattr(x, "item") else x
+    return x.item() if getattr(x, "shape", None) in ((), (1,)) else x  # the rest is refused
 
 
 def _shown(leaf: Any, rule: Any) -> dict[str, Any]:

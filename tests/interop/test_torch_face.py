@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from functools import partial
 from typing import Any
 
 import pytest
@@ -63,6 +64,37 @@ def test_it_is_torchs_adam(scheduler: str, options: dict[str, Any]) -> None:
         opt = cls([{"params": ps[:1], "lr": 0.01}, {"params": ps[1:]}], lr=0.05, **options)
         ends.append(run(opt, ps, 20, SCHEDULERS[scheduler](opt)))
     close(*ends)
+
+
+@pytest.mark.promise(
+    "Every configuration in which torch tests its own optimizers gives its numbers."
+)
+@pytest.mark.parametrize(
+    "name",
+    ["Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"],
+)
+def test_it_is_torchs_own_in_what_torch_tests(name: str, request: pytest.FixtureRequest) -> None:
+    pytest.importorskip(
+        "expecttest", reason="expecttest is not installed, which torch's tests need"
+    )
+    from torch.testing._internal.common_optimizers import optim_db
+
+    request.addfinalizer(partial(torch.set_default_dtype, torch.get_default_dtype()))
+    torch.set_default_dtype(torch.float64)  # else torch's NAdam has a product in float32
+    (info,) = (x for x in optim_db if x.optim_cls.__name__ == name)
+    adam_w = rules.Adam(weight_decay=0.01, decoupled=True)
+    cls = interop.torch_optimizer(adam_w if name == "AdamW" else getattr(rules, name)())
+    for given in info.optim_inputs_func(device="cpu"):
+        ends = []
+        for one in (info.optim_cls, cls):
+            ps = params()
+            ends.append(run(one(ps, **given.kwargs), ps, 20))
+        close(*ends)
+    for wrong in info.optim_error_inputs_func(device="cpu", dtype=torch.float32):
+        case = wrong.optimizer_error_input
+        warns = wrong.error_type is UserWarning
+        with pytest.warns(UserWarning) if warns else pytest.raises((TypeError, ValueError)):
+            cls(case.params, **case.kwargs)
 
 
 @pytest.mark.parametrize("way", ["state_dict", "torch.save", "deepcopy", "pickle", "from torch"])
