@@ -16,11 +16,11 @@ class Progress:
 
     def __init__(self, wanted: bool | None, steps: int) -> None:
         self._steps, self._bar = steps, None
-        self.every = float("inf")
-        if wanted is False:
+        self.wanted = wanted is not False
+        if not self.wanted:
             return
         terminal = sys.stderr is not None and sys.stderr.isatty() and find_spec("rich") is not None
-        self.every = BAR if terminal else LINE
+        self._every = BAR if terminal else LINE
         self._began = self._shown = time.perf_counter()
         self._first: int | None = None
         if terminal:
@@ -28,12 +28,12 @@ class Progress:
 
     def show(self, step: int, value: float) -> None:
         """Show where the run is, if it is time to."""
-        if self.every == float("inf"):
+        if not self.wanted:
             return
         now = time.perf_counter()
         if self._first is None:
             self._first = step
-        if now - self._shown < self.every:
+        if now - self._shown < self._every:
             return
         self._shown = now
         if self._bar is not None:
@@ -45,7 +45,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Write a line, where anything is shown."""
-        if self.every < float("inf") and sys.stderr is not None:
+        if self.wanted and sys.stderr is not None:
             print(f"minimize: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
