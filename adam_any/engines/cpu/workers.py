@@ -128,11 +128,14 @@ def _work(run: Run, job: int, elements: int) -> None:
 def threads() -> int:
     """The number of threads that a step may use now."""
     import numba
+    from numba.np.ufunc import parallel
 
     try:
         numba.threading_layer()
-        chosen = int(numba.get_num_threads())
-    except ValueError:  # Numba has started no threads, so nobody has chosen a number at run time
+        # Not `numba.get_num_threads`: that takes a lock which forked processes share, and which is
+        # held for ever where one of them is killed with it, or an interrupt comes in between.
+        chosen = int(parallel._get_num_threads())
+    except (AttributeError, ValueError):  # it has started no threads, so nobody has chosen a number
         chosen = int(numba.config.NUMBA_NUM_THREADS)
     return max(1, min(chosen, processors(), quota()))
 

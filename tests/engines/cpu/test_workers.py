@@ -203,6 +203,28 @@ print(helpers.threads())
     assert run("print(helpers.threads())", NUMBER=0, NUMBA_NUM_THREADS=1) == ["1"]
 
 
+@needs_fork
+@pytest.mark.promise("A forked process that is killed does not stop a step of its parent.")
+def test_a_child_that_ends_with_numbas_lock_stops_no_step() -> None:
+    words = run(
+        """
+import multiprocessing
+import numba
+multiprocessing.set_start_method("fork")  # what Numba makes its lock with
+numba.set_num_threads(2)
+from numba.np.ufunc import parallel
+if not (child := os.fork()):
+    parallel._backend_init_process_lock.acquire()
+    os._exit(0)
+os.waitpid(child, 0)
+print(helpers.threads(), job(0, 2) != "")
+""",
+        NUMBER=0,
+        NUMBA_NUM_THREADS=2,
+    )
+    assert words == [str(min(2, threads.processors(), threads.quota())), "True"]
+
+
 @needs_affinity
 def test_affinity_is_respected() -> None:
     code = "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(helpers.threads())"
