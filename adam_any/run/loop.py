@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -153,7 +153,7 @@ class Run:
         if self._shared is not None and not self._shared.library.first(self._shared.array):
             progress = False
         self._progress = Progress(progress, self._steps)
-        self._began = perf_counter() - self._seconds
+        self._began = time.perf_counter() - self._seconds
         self._measured = conditions.measures_steps(self.stop)
         #: Whether nobody else looks at a record.
         self._silent = self.stop is None and self.callback is None and self._checkpoint is None
@@ -231,10 +231,10 @@ class Run:
                 "every gradient is None; fun must return (value, gradients), with None only for "
                 "leaves to skip"
             )
-        seconds = perf_counter() - self._began
+        seconds = time.perf_counter() - self._began
         if self._shared is not None:  # or they would not stop together
             seconds = self._shared.library.of_first(self._shared.array, seconds)
-        rule = opt._contents.rule
+        rule = opt.rule
         if rule is not self._rated:
             self._rated, self._rate = rule, rate_of(opt)
         rate = self._rate
