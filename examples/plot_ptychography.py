@@ -17,8 +17,7 @@ from skimage import data, transform
 from adam_any import Optimizer, rules, schedules
 
 plt.style.use("tableau-colorblind10")
-random = np.random.default_rng(0)
-np.random.seed(0)  # whose permutations CuPy has, too
+np.random.seed(0)  # CuPy's generators do not permute
 
 # %%
 # The photographer is the amplitude of the object, and coins are its phase. The beam is a soft disk
@@ -27,11 +26,10 @@ np.random.seed(0)  # whose permutations CuPy has, too
 n, size = 48, 144
 images = [np.asarray(transform.resize(im, (size, size))) for im in (data.camera(), data.coins())]
 truth = (0.3 + 0.7 * images[0]) * np.exp(2j * images[1])
-row, column = np.mgrid[:n, :n] - n // 2
-radius = np.sqrt(row**2 + column**2)
+radius = np.hypot(*(np.mgrid[:n, :n] - n // 2))
 beam = 100 / (1 + np.exp(radius - 13)) * np.exp(0.01j * radius**2)
 corners = np.stack(np.meshgrid(*2 * [np.arange(4, 95, 9)]), -1).reshape(-1, 2)
-errors = random.uniform(-2, 2, corners.shape)
+errors = np.random.uniform(-2, 2, corners.shape)
 
 # %%
 # ``diffract`` moves the beam by a fraction of a pixel, lays it on the object, and transforms.
@@ -64,29 +62,27 @@ def fun(params, batch):
     return (misfit**2).sum(), grads
 
 
-every = np.arange(len(corners))
-waves = diffract({"object": truth, "beam": beam, "shifts": errors}, every)[0]
-measured = np.sqrt(random.poisson(abs(waves) ** 2))
+waves = diffract({"object": truth, "beam": beam, "shifts": errors}, np.s_[:])[0]
+measured = np.sqrt(np.random.poisson(abs(waves) ** 2))
 
 # %%
 # Each unknown has its rule. A step sees 11 positions; where none of them lights the object, the
 # gradient is exactly 0, and ``rules.Masked`` counts the steps of each pixel and each position by
 # itself. The positions join in slowly: before there is an object, they know nothing.
 
-epochs, batches = 80, 11
-steps = epochs * batches
+epochs, batches, steps = 80, 11, 880
 later = schedules.warmup(schedules.cosine(0.1, 0, steps=steps * 7 // 10), steps * 3 // 10)
 rule = {
     "object": rules.Masked(rules.Adam(schedules.cosine(0.1, 0, steps=steps))),
     "beam": rules.Adam(schedules.cosine(2.0, 0, steps=steps)),
     "shifts": rules.Masked(rules.Adam(later)),
 }
-guess = np.where(radius < 15, np.sqrt((measured**2).sum() / len(every) / (np.pi * 15**2)), 0) + 0j
+guess = np.where(radius < 15, np.sqrt((measured**2).sum() / len(corners) / (np.pi * 15**2)), 0) + 0j
 params = {"object": np.ones_like(truth), "beam": guess.copy(), "shifts": np.zeros_like(errors)}
 optimizer, way = Optimizer(params, rule), []
 for _ in range(epochs):
     way.append(0)
-    for batch in np.array_split(np.random.permutation(every), batches):
+    for batch in np.array_split(np.random.permutation(len(corners)), batches):
         value, grads = fun(params, batch)
         params = optimizer.step(grads)
         way[-1] += value
@@ -97,7 +93,7 @@ for _ in range(epochs):
 image, probe, way_epie = np.ones_like(truth), guess.copy(), []
 for _ in range(epochs):
     way_epie.append(0)
-    for i in np.random.permutation(every):
+    for i in np.random.permutation(len(corners)):
         patch = image[corners[i, 0] : corners[i, 0] + n, corners[i, 1] : corners[i, 1] + n]
         wave = np.fft.fft2(probe * patch, norm="ortho")
         way_epie[-1] += ((abs(wave) - measured[i]) ** 2).sum()
@@ -111,27 +107,24 @@ for _ in range(epochs):
 
 found = {"ePIE": image, "adam_any": params["object"], "The object": truth}
 similar, inner = {}, np.s_[20:-20, 20:-20]
-figure, axes = plt.subplots(2, 3, figsize=(9, 6.4), layout="constrained")
+bare = {"xticks": [], "yticks": []}
+figure, axes = plt.subplots(2, 3, figsize=(9, 6.4), layout="constrained", subplot_kw=bare)
 for (name, x), (top, bottom) in zip(found.items(), axes.T, strict=True):
     x = x[inner] * np.vdot(x[inner], truth[inner]) / np.vdot(x[inner], x[inner])
     similar[name] = np.corrcoef(abs(x).ravel(), abs(truth[inner]).ravel())[0, 1]
     shown = top.imshow(abs(x), "gray", vmin=0.3, vmax=1)
     phase = bottom.imshow(np.angle(x), "cividis", vmin=0, vmax=2)
     top.set_title(name)
-    top.axis("off")
-    bottom.axis("off")
 figure.colorbar(shown, ax=axes[0], label="amplitude")
 figure.colorbar(phase, ax=axes[1], label="phase (radians)")
 plt.show()
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-left.semilogy(way, label="adam_any")
-left.semilogy(way_epie, label="ePIE")
+left.semilogy(np.transpose([way, way_epie]), label=["adam_any", "ePIE"])
 left.set(xlabel="rounds", ylabel="squared misfit of amplitudes")
 left.legend()
-offset = params["shifts"] - errors
-offset -= offset.mean(0)  # where all of it lies cannot be known
+offset = (lost := params["shifts"] - errors) - lost.mean(0)  # where all of it lies is not known
 right.plot(*corners.T, "k+", label="meant")
 right.plot(*(corners + errors).T, "o", mfc="none", label="true")
 right.plot(*(corners + errors + offset).T, ".", label="found")
