@@ -57,8 +57,8 @@ def fun(params, batch):
     spectra = np.fft.fft2(patches.conj() * slopes)
     grads["beam"] = np.fft.ifft2((spectra * ramps.conj()).sum(0))
     products = spectra * np.fft.fft2(beams).conj() / n**2
-    for i in range(2):
-        grads["shifts"][batch, i] = (products * along[i].conj()).real.sum((1, 2))
+    slopes = [(products * ramp.conj()).real.sum((1, 2)) for ramp in along]
+    grads["shifts"][batch] = np.stack(slopes, -1)
     return (misfit**2).sum(), grads
 
 
@@ -70,7 +70,8 @@ measured = np.sqrt(np.random.poisson(abs(waves) ** 2))
 # gradient is exactly 0, and ``rules.Masked`` counts the steps of each pixel and each position by
 # itself. The positions join in slowly: before there is an object, they know nothing.
 
-epochs, batches, steps = 80, 11, 880
+epochs, batches = 80, 11
+steps = epochs * batches
 later = schedules.warmup(schedules.cosine(0.1, 0, steps=steps * 7 // 10), steps * 3 // 10)
 rule = {
     "object": rules.Masked(rules.Adam(schedules.cosine(0.1, 0, steps=steps))),
@@ -117,14 +118,14 @@ for (name, x), (top, bottom) in zip(found.items(), axes.T, strict=True):
     top.set_title(name)
 figure.colorbar(shown, ax=axes[0], label="amplitude")
 figure.colorbar(phase, ax=axes[1], label="phase (radians)")
-plt.show()
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
 left.semilogy(np.transpose([way, way_epie]), label=["adam_any", "ePIE"])
 left.set(xlabel="rounds", ylabel="squared misfit of amplitudes")
 left.legend()
-offset = (lost := params["shifts"] - errors) - lost.mean(0)  # where all of it lies is not known
+offset = params["shifts"] - errors
+offset -= offset.mean(0)  # where all of it lies cannot be known
 right.plot(*corners.T, "k+", label="meant")
 right.plot(*(corners + errors).T, "o", mfc="none", label="true")
 right.plot(*(corners + errors + offset).T, ".", label="found")
