@@ -17,7 +17,7 @@ from .journal import Assignment, Change, Step, Turn
 from .leaf import Leaf, start
 from .memory import Written
 from .short_way import ShortWay, short_way
-from .sums import FINITE, NO_SUMS, Sums, on_host, sums_of
+from .sums import FINITE, Sums, on_host, sums_of
 from .tree import Tree
 from .words import named
 
@@ -65,7 +65,7 @@ class Contents:
         _check_apart(self.written, leaves)
 
     def kind(self, leaf: Leaf) -> Kind:
-        """What a leaf has in common with others of its rule."""
+        """The kind of a leaf: all that it shares with others of its rule."""
         return self.kinds[leaf.kind]
 
     def begin(self, leaf: Leaf) -> tuple[Any, ...]:
@@ -168,8 +168,8 @@ class Contents:
     ) -> list[Turn]:
         """One call of the plan for each set of coefficients; almost always there is one."""
         calls: dict[Any, list[Leaf]] = {}
-        leaves, known = plan.leaves, sums.known
-        if sums is NO_SUMS and len(self.kinds) == 1:
+        leaves = plan.leaves
+        if not self._sums and len(self.kinds) == 1:
             counts = {leaf.steps for leaf in leaves if grads[leaf.index] is not None}
             if len(counts) < 2:
                 compute = leaves[0].backend.compute
@@ -187,8 +187,7 @@ class Contents:
                 these = {leaf.index for leaf in leaves}
                 pairs = zip(plan.leaves, gathered, strict=True)
                 mine = [g if leaf.index in these else None for leaf, g in pairs]
-            of = kind, count, leaves[0].backend.compute
-            c = known[of] if of in known else self.coefficients(*of)
+            c = self._known(sums, kind, count, leaves[0].backend.compute)
             turns.append(Turn(plan, coefficients.bound(c, dict(scales)), mine))
         return turns
 
@@ -228,10 +227,9 @@ class Contents:
         if finite:
             for leaf in self.leaves:
                 if leaf.index in found and getattr(found[leaf.index], FINITE) != 0:
-                    return NO_SUMS, leaf
-        if not self.asks(False):
-            return NO_SUMS, None
-        self._set_scales(sums, found)
+                    return sums, leaf
+        if self._sums:
+            self._set_scales(sums, found)
         return sums, None
 
     def abstain(self, finite: bool) -> None:

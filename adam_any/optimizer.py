@@ -21,7 +21,7 @@ from .journal import FREE, alone, alone_in_step
 from .rule import Rule
 from .state import state_dict
 from .state.state_dict import Restored
-from .sums import NO_SUMS
+from .sums import Sums
 from .tree import flatten
 from .words import few, named
 
@@ -158,7 +158,7 @@ class Optimizer:
         contents = self._whole()
         aligned = self._align(grads)
         plans = contents.current_plans(self._engine)
-        sums, finite = NO_SUMS, self._nonfinite != "propagate"
+        sums, finite = Sums(), self._nonfinite != "propagate"
         try:
             gathered = [plan.gather(aligned, contents.written) for plan in plans]
         except Exception:

@@ -43,7 +43,7 @@ class _NotExpressibleError(Exception):
 
 
 class _Tape:
-    """What has been written down so far: also the array API of its symbols."""
+    """The lines written down so far: also the array API of its symbols."""
 
     __name__ = "adam_any.scalars"  # array_api_compat asks for it
 
@@ -89,12 +89,13 @@ class _Tape:
         They are to be smaller than a limit.
         """
         values = [self.operand(x) for x in results]
-        small = [f"-{limit!r} < {x} < {limit!r}" for x in values if x in self.lines.values()]
+        symbols = [x.name for x in results if isinstance(x, _Number)]
         if not all(isinstance(x, _Number) or abs(x) < limit for x in results):
             raise _NotExpressibleError
         lines = [f"{name} = {expression}" for expression, name in self.lines.items()]
-        if small:
-            lines += [f"if not ({' and '.join(small)}):", "    raise OverflowError"]
+        if symbols:
+            small = " and ".join(f"-{limit!r} < {name} < {limit!r}" for name in symbols)
+            lines += [f"if not ({small}):", "    raise OverflowError"]
         body = "\n    ".join([*lines, f"return ({', '.join(values)},)"])
         exec(
             compile(f"def scalars(n, s):\n    {body}\n", "<scalars of a rule>", "exec"), self.names

@@ -36,9 +36,7 @@ class Turn(NamedTuple):
     #: For each leaf of the plan whether it is one of these; None if all are.
     chosen: list[bool] | None
     scalars: Scalars
-    #: How many sums of each leaf these are made of, and what those are made with: no numbers.
-    sums: int
-    c: Coefficients
+    kind: Kind
 
 
 #: The sums of a rule that asks for none.
@@ -50,7 +48,7 @@ class ShortWay:
 
     __slots__ = (
         *("_flat", "_launches", "_looks", "_number", "_progress", "_results", "_scalars"),
-        *("_split", "_tested", "_turns", "calls"),
+        *("_adds", "_finite", "_split", "_turns", "calls"),
     )
 
     def __init__(
@@ -60,8 +58,9 @@ class ShortWay:
         self._flat, self._turns, self.calls = flat, turns, len(turns)
         plans = list(dict.fromkeys(turn.plan for turn in turns))
         self._looks = [plan.look for plan in plans]
-        #: The plans whose gradients are tested.
-        self._tested = plans if finite else []
+        self._finite = finite
+        #: The test for finite numbers of each plan, where that is asked for.
+        self._adds = [partial(plan.add, True, Coefficients()) for plan in plans if finite]
         self._scalars = [turn.scalars for turn in turns]
         self._launches = [(turn.plan.launch, turn.place, turn.chosen) for turn in turns]
         #: The places of plans that make several calls, each for some of their leaves.
@@ -85,7 +84,7 @@ class ShortWay:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a step was begun and is not accounted for."""
+        """True where a step was begun and is not accounted for."""
         return self._number != self._progress[0]
 
     def step(self, number: int, grads: Any) -> bool:
@@ -102,8 +101,9 @@ class ShortWay:
             if gradients is None:
                 return False
             found.append(list(gradients) if place in self._split else gradients)
-        if self._tested and not self._finite(found):
-            return False
+        for add, gradients in zip(self._adds, found):  # noqa: B905 (as many, or none)
+            if self._sums(add, gradients, 0) is None:
+                return False
         _, made, counts = self._progress
         values = []
         try:
@@ -126,12 +126,16 @@ class ShortWay:
         self._progress = number, made + 1, counts
         return True
 
-    def _finite(self, found: Sequence[Sequence[Any]]) -> bool:
-        for plan, gradients in zip(self._tested, found, strict=True):
-            for sums in plan.add(True, Coefficients(), gradients):
-                if sums is not None and sums[-1] != 0:
-                    return False
-        return True
+    def _sums(
+        self, add: Callable[[Any], Any], gradients: Sequence[Any], width: int
+    ) -> Sequence[float] | None:
+        """The first sums of each leaf, in a row; None where a gradient is not finite."""
+        flat: list[float] = []
+        for sums in add(gradients):
+            if sums is None or (self._finite and sums[-1] != 0):
+                return None
+            flat += sums[:width]
+        return flat
 
     def settle(self) -> bool:
         """Account for the step that was begun last, and count the leaves.
@@ -177,9 +181,10 @@ class OneTurn(ShortWay):
         super().__init__(flat, turns, finite)
         (turn,) = turns
         self._look, self._launch = turn.plan.look, turn.plan.launch
-        self._of_count, self._width = turn.scalars, turn.sums
-        asks = finite or turn.sums
-        self._add = partial(turn.plan.add, finite, turn.c) if asks else None
+        self._of_count = turn.scalars
+        self._width = len(turn.kind.traced.terms(False).names)
+        asks, c = finite or self._width, empty(turn.kind.rule)
+        self._add = partial(turn.plan.add, finite, c) if asks else None
 
     def step(self, number: int, grads: Any) -> bool:
         """Make one step, whose call has this number, if it is like the one before it."""
@@ -189,7 +194,7 @@ class OneTurn(ShortWay):
         found = self._look(mine)
         if found is None:
             return False
-        sums = _NONE if self._add is None else self._sums(found)
+        sums = _NONE if self._add is None else self._sums(self._add, found, self._width)
         if sums is None:
             return False
         _, made, counts = self._progress
@@ -206,16 +211,6 @@ class OneTurn(ShortWay):
                 leaf.array, leaf.moments = new, moments
         self._progress = number, made + 1, counts
         return True
-
-    def _sums(self, gradients: Sequence[Any]) -> Sequence[float] | None:
-        """The sums that the rule asks for, leaf by leaf; None where a gradient is not finite."""
-        assert self._add is not None
-        flat: list[float] = []
-        for sums in self._add(gradients):
-            if sums is None or (self._tested and sums[-1] != 0):
-                return None
-            flat += sums[: self._width]
-        return flat
 
 
 def short_way(
@@ -241,16 +236,14 @@ def short_way(
             scalars = _scalars(kinds[k], plan, leaves)
             if scalars is None:
                 return None
-            width = len(kinds[k].traced.terms(False).names)
-            c = empty(kinds[k].rule)
-            turns.append(Turn(plan, place, leaves, chosen, scalars, width, c))
+            turns.append(Turn(plan, place, leaves, chosen, scalars, kinds[k]))
     if len(turns) > 1:
         return None if summed else ShortWay(tree.quick(), turns, finite)
     return OneTurn(tree.quick(), turns, finite)
 
 
 def _scalars(kind: Kind, plan: QuickPlan, leaves: Sequence[Leaf]) -> Scalars | None:
-    """What a launch takes for leaves of a kind; None where sums are in the way."""
+    """The scalars of a launch for leaves of a kind; None where sums are in the way."""
     compute, takes = leaves[0].backend.compute, plan.takes
     found = traced(kind.rule, compute, takes, len(leaves))
     if kind.traced.terms(False).names:

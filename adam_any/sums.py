@@ -40,7 +40,7 @@ FINITE = "finite"
 
 
 class Terms:
-    """What is to be added for one rule: its own terms, and the test for finite gradients.
+    """The terms to be added for one rule: its own, and the test for finite gradients.
 
     Raises ValueError for two rules in one that need sums.
     """
@@ -167,6 +167,3 @@ class Sums:
     def scales(self, index: int) -> tuple[tuple[str, float], ...]:
         """The coefficients of a leaf."""
         return self._scales.get(index, ())
-
-
-NO_SUMS = Sums()

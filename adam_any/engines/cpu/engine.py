@@ -102,7 +102,6 @@ class Plan:
         """For each leaf the address of its gradient, or the gradient where it must be copied."""
         if written is not self._written:
             self._written, self._at_once, self._looks = written, None, 0
-            self._enough = looks(sum(len(arrays.objects or ()) for arrays in self._watched))
         return self._gradients.find(grads, written, self._look)
 
     def _look(self, leaf: Leaf, g: Any, written: Written) -> Any:
@@ -126,18 +125,21 @@ class Plan:
         """The address of each gradient, if the step is like the one before."""
         if self._at_once is not None:
             return self._at_once(grads)
+        if self._looks == 0:
+            objects = self._objects()
+            self._enough = 0 if objects is None else looks(len(objects))
         self._looks += 1
         if self._looks == self._enough:
-            self._at_once = self._look_at_once()
+            with suppress(Exception):  # whatever it is, there is the other way
+                self._at_once = Look(self.leaves, self._objects() or (), self._written, self._row)
         return self._gradients.again(grads) if self.current() else None
 
-    def _look_at_once(self) -> Look | None:
+    def _objects(self) -> list[Any] | None:
+        """The arrays that are watched, where all can be looked at once; else None."""
         objects = [arrays.objects for arrays in self._watched]
-        if not isinstance(self._kernel, tiles.Kernel) and None not in objects:
-            watched = [x for mine in objects for x in mine or ()]
-            with suppress(Exception):  # whatever it is, there is the other way
-                return Look(self.leaves, watched, self._written, self._row)
-        return None
+        if isinstance(self._kernel, tiles.Kernel) or None in objects:
+            return None
+        return [x for mine in objects for x in mine or ()]
 
     def launch(
         self, number: int, scalars: Sequence[float], gradients: Sequence[Any]

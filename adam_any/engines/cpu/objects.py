@@ -48,12 +48,14 @@ class Look:
         from . import compiler
 
         self._run = compiler.function(TEXT, SIGNATURE)
-        wide = leaves[0].array.dtype
         shapes = [*(leaf.shape for leaf in leaves), *(x.shape for x in watched)]
         sizes = np.array([n for shape in shapes for n in shape] or [0], np.int64)
         ranks = np.array([len(shape) for shape in shapes], np.int64)
         rows = np.zeros((len(shapes), WIDTH), np.int64)
-        rows[:, TYPE] = [*[id(wide)] * len(leaves), *(id(x.dtype) for x in watched)]
+        rows[:, TYPE] = [
+            *[id(leaves[0].array.dtype)] * len(leaves),
+            *(id(x.dtype) for x in watched),
+        ]
         rows[:, RANK] = ranks
         rows[:, SHAPES] = sizes.ctypes.data + 8 * (np.cumsum(ranks) - ranks)
         rows[: len(leaves), PLACE] = [leaf.index for leaf in leaves]

@@ -85,4 +85,4 @@ def looks(arrays: int) -> int:
         return 1
     kept = compiler.kept(objects.TEXT)
     price = LOADING_LOOK * LOADING if kept else COMPILING_LOOK * COMPILING
-    return max(1, int(min(price / (ARRAY * max(1, arrays)), sys.maxsize)) - AHEAD)
+    return max(1, int(min(price / (ARRAY * arrays), sys.maxsize)) - AHEAD)
