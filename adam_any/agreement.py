@@ -1,4 +1,4 @@
-"""What processes agree on that step parts of the same arrays: the sums of whole leaves.
+"""The agreement of processes that step parts of the same arrays: the sums of whole leaves.
 
 From equal sums come equal decisions: all of them clip by the same norm, and all raise, or skip, for
 a gradient that is not finite in one of them. It is a communication only where arrays are spread

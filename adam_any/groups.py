@@ -46,7 +46,7 @@ class Frozen:
 
 
 class Kind(NamedTuple):
-    """What the leaves of one group and rule have in common."""
+    """The properties that the leaves of one group and rule have in common."""
 
     key: str
     rule: Rule

@@ -42,7 +42,7 @@ def computed(leaves: Sequence[Leaf], grads: Sequence[Any]) -> list[Any] | None:
 
 
 def message(leaf: Leaf, g: Any) -> str:
-    """What is wrong with a gradient that is not finite."""
+    """A sentence about a gradient that is not finite."""
     (peak,) = leaf.library.largest([g])
     if leaf.library.spread and peak < DTYPES[leaf.backend.compute].limit:
         wrong = "has an infinity, a NaN, or a number too large, in another process"

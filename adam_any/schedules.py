@@ -120,7 +120,7 @@ def _field(check: Check, **default: Any) -> Any:
 
 
 class _Schedule:
-    """What all schedules have in common: their fields are checked when one is made."""
+    """The base of all schedules: their fields are checked when one is made."""
 
     def __post_init__(self) -> None:
         for each in fields(self):  # type: ignore[arg-type]

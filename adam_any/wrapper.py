@@ -54,7 +54,7 @@ class Wrapper:
 
     @property
     def maximize(self) -> bool:
-        """Whether the rule that it holds climbs."""
+        """True where the rule that it holds climbs."""
         return climbs(self.rule)
 
     def step_size(self, xp: Any, c: Any, *moments: Any) -> Any:

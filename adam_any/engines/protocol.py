@@ -111,7 +111,7 @@ class QuickPlan(Plan, Protocol):
     ) -> list[Update]:
         """Update every leaf of which something was found, 0 being nothing; it does not fail.
 
-        The scalars may be rounded yet, and can be.
+        The scalars are not rounded yet, and small enough to be.
         """
         ...
 

@@ -101,7 +101,7 @@ class Library:
         return value
 
     def remark(self, x: Any) -> str | None:
-        """What else to say about how a parameter is stepped, or None."""
+        """A remark about how a parameter is stepped, or None."""
         return None
 
     def unsaved(self, x: Any) -> str | None:
@@ -113,7 +113,7 @@ class Library:
         return x
 
     def part(self, x: Any) -> Any:
-        """What is held here of an array, in the same memory."""
+        """The part of an array that is held here, in the same memory."""
         return x
 
     def whole(self, p: Any, x: Any) -> Any:

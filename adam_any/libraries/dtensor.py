@@ -96,7 +96,7 @@ class DTensors(plain.Torch):
             return x if x.placements == placements else x.redistribute(mesh, placements)
 
     def part(self, x: Any) -> Any:
-        """What this process holds of a DTensor, in the same memory; a plain tensor is a part."""
+        """The part of a DTensor that is held here, in the same memory; a plain tensor is one."""
         if not isinstance(x, DTensor):
             return x
         local = x._local_tensor  # to_local() would be a step in the user's graph

@@ -37,7 +37,7 @@ class Accumulated(Wrapper):
         return calls // self.steps
 
     def coefficients(self, t: int) -> dict[str, Any]:
-        """Whether the gradient is the first of a sum, and whether the last."""
+        """Two conditions: the gradient is the first of a sum, or the last."""
         return {"first": (t - 1) % self.steps == 0, "last": t % self.steps == 0}
 
     def gradient(self, xp: Any, c: Any, p: Any, g: Any, *moments: Any) -> Any:

@@ -55,7 +55,7 @@ class Lookahead(Wrapper):
         return (p,)
 
     def coefficients(self, t: int) -> dict[str, Any]:
-        """Whether it goes back now, and how far."""
+        """The condition of going back now, and how far."""
         return {"back": t % self.steps == 0, "blend": self.blend}
 
     def update(self, xp: Any, c: Any, p: Any, g: Any, slow: Any, *moments: Any) -> tuple[Any, ...]:

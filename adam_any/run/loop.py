@@ -23,7 +23,7 @@ ENTRY = ("steps", "evaluations", "value")
 
 
 class Store(Protocol):
-    """What keeps the checkpoints of a run whose arrays no process holds whole."""
+    """A keeper of the checkpoints of a run whose arrays no process holds whole."""
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Keep the state after so many steps; the one before must stay until this one is whole.

@@ -1,4 +1,4 @@
-"""What a run shows on standard error: a bar on a terminal, else a line every ten seconds."""
+"""The progress of a run on standard error: a bar on a terminal, else a line every ten seconds."""
 
 from __future__ import annotations
 

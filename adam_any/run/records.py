@@ -1,4 +1,4 @@
-"""What a run notes on its way, and what it returns."""
+"""The records of a run on its way, and its result."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class History:
 
 @dataclasses.dataclass
 class Record:
-    """What a callback and a stop condition see.
+    """A record, as a callback and a stop condition see it.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ class Record:
 
 @dataclasses.dataclass
 class Result:
-    """What a run has found; the names are SciPy's, where it has them.
+    """The result of a run; the names are SciPy's, where it has them.
 
     Attributes
     ----------

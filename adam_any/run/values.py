@@ -1,4 +1,4 @@
-"""What a function returns, and the parameters it is given: checked, copied, measured."""
+"""The values that a function returns, and the parameters it is given: checked, copied, measured."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
 
 
 def key(traced: Traced, leaf: Leaf) -> Hashable:
-    """What is compiled, and how a leaf is read."""
+    """The key of what is compiled, and of how a leaf is read."""
     return traced.program, traced.summing(False), _part(leaf)
 
 

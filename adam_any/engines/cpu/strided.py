@@ -115,5 +115,5 @@ class Plan:
         return []
 
     def finish(self, number: int) -> list[Update] | Unfinished:
-        """Whether all of it has been done; its moments may have been written, if it was begun."""
+        """Return the progress of the step; its moments may have been written, if it was begun."""
         return unfinished(number, self._begun, self._done) or []

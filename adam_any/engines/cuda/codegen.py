@@ -96,7 +96,7 @@ def fold_source() -> str:
 
 
 def _common(kind: Kind, capacity: int) -> dict[str, object]:
-    """What the kernels of a program have in common."""
+    """The text that the kernels of a program have in common."""
     program, compute = kind.program, kind.compute
     arrays, types = program.arrays, _types(program)
     loads = [

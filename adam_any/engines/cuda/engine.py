@@ -60,7 +60,7 @@ def refusal(traced: Traced, leaf: Leaf) -> str | None:
 
 
 def key(traced: Traced, leaf: Leaf) -> Hashable:
-    """What is compiled."""
+    """The key of what is compiled."""
     return traced.program, traced.summing(False)
 
 

@@ -146,7 +146,7 @@ class Traced:
         return summing if isinstance(summing, str) else program
 
     def terms(self, finite: bool) -> Terms:
-        """What is to be added of its gradients; with `finite` also the test for finite ones."""
+        """The terms to be added of its gradients; with `finite` also the test for finite ones."""
         if finite not in self._terms:
             self._terms[finite] = Terms(self.rule, finite)
         return self._terms[finite]
